@@ -1,0 +1,1 @@
+//! The KVM TDX ABI and its typestates.

@@ -1,0 +1,3 @@
+//! The `tdvmm` program.
+
+fn main() {}
