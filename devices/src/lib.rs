@@ -3,6 +3,14 @@
 //! A device here is told of accesses by offset, raises edges on a wire, and sees guest memory through
 //! a view. It knows nothing of KVM, of TDX or of the address at which it was placed.
 
+#![cfg_attr(
+    not(test),
+    warn(clippy::arithmetic_side_effects, clippy::indexing_slicing)
+)]
+
 pub mod bus;
+pub mod clock;
+pub mod dma;
+pub mod guest_log;
 pub mod irq;
 pub mod power;
