@@ -13,4 +13,6 @@ pub mod clock;
 pub mod dma;
 pub mod guest_log;
 pub mod irq;
+pub mod pci;
 pub mod power;
+pub mod reset;
