@@ -9,10 +9,15 @@
 )]
 
 pub mod bus;
+mod calendar;
 pub mod clock;
 pub mod dma;
 pub mod guest_log;
+pub mod ioapic;
 pub mod irq;
 pub mod pci;
+pub mod pm;
 pub mod power;
 pub mod reset;
+pub mod rtc;
+pub mod serial;
