@@ -21,3 +21,4 @@ pub mod power;
 pub mod reset;
 pub mod rtc;
 pub mod serial;
+pub mod virtio;
