@@ -240,7 +240,7 @@ proptest! {
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
         let ram = Arc::new(ram);
         let private = GuestAddress(PRIVATE);
-        let secret = vec![0x5a; RAM - PRIVATE as usize];
+        let secret = vec![0x5a; 0x1_0000];
         ram.write_slice(&secret, private).unwrap();
         let mut machine = machine();
         machine.memory = DmaView::new(Arc::clone(&ram), Arc::new(Pages));
