@@ -1,0 +1,15 @@
+//! Synthetic firmware images: what is measured of them, and what is refused.
+
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "numbers of synthetic images are small"
+)]
+
+#[cfg(test)]
+mod measured;
+#[cfg(test)]
+mod refused;
+#[cfg(test)]
+mod second_mrtd;
+#[cfg(test)]
+mod synthetic;
