@@ -7,6 +7,15 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod boot;
+pub mod cpuid;
+pub mod e820;
+mod hex;
+pub mod layout;
 pub mod map;
+pub mod msrs;
+pub mod topology;
 
 pub use addr::{Gpa, GpaRange, VcpuId};
+pub use layout::RamLayout;
+pub use topology::Topology;
