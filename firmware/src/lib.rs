@@ -20,7 +20,10 @@
 
 extern crate alloc;
 
+pub mod fwcfg;
 pub mod guid;
+pub mod hob;
 pub mod image;
 pub mod measure;
+pub mod td_shim;
 mod wire;

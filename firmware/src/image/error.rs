@@ -186,6 +186,12 @@ pub enum LayoutError {
     /// No boot firmware volume holds the first instruction.
     #[error("no BFV holds the reset vector at {0}")]
     NoResetVector(Gpa),
+    /// Parameters for a payload that the image has no place for.
+    #[error("section {index} holds parameters of a payload, but no section holds a payload")]
+    OrphanParameters {
+        /// Number of the section.
+        index: usize,
+    },
     /// The sections would add more memory than any image needs.
     #[error("sections add {total:#x} bytes of memory, more than {max:#x}", max = super::MAX_ADDED)]
     TooMuchMemory {

@@ -15,6 +15,12 @@ pub(super) fn check(sections: &[Section]) -> Result<(), LayoutError> {
             check_pair(first, second)?;
         }
     }
+    let find = |kind| sections.iter().find(|section| section.kind() == kind);
+    if let (Some(parameters), None) = (find(SectionKind::PayloadParam), find(SectionKind::Payload))
+    {
+        let index = parameters.index();
+        return Err(LayoutError::OrphanParameters { index });
+    }
     let added = sections.iter().filter(|section| section.kind().is_added());
     let total = added.fold(0_u64, |sum, section| {
         sum.saturating_add(section.range().len())

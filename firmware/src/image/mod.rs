@@ -33,6 +33,10 @@ pub const MAX_SECTIONS: u32 = 128;
 /// loaded. TD-Shim's payload sections have 32 MiB.
 pub const MAX_ADDED: u64 = 1 << 30;
 
+/// Between this and 4 GiB nothing but firmware can be memory: TD-Shim skips these addresses when it
+/// looks for RAM.
+const FIRMWARE_WINDOW: u64 = 0xfc00_0000;
+
 /// The largest file: the image is mapped to end at 4 GiB.
 const MAX_FILE: u64 = 1 << 32;
 
@@ -109,10 +113,19 @@ impl<'a> Image<'a> {
         self.hob_range().map_or(Gpa(0), GpaRange::start)
     }
 
-    /// Where the file lies when mapped as a whole, ending at 4 GiB.
+    /// The memory below 4 GiB that belongs to the firmware and is no RAM: where the file would lie if
+    /// it were mapped to end at 4 GiB, and every section near it.
     #[must_use]
     pub fn mapped_range(&self) -> GpaRange {
-        let start = FIRMWARE_END.saturating_sub(wire::len_u64(self.file.len()));
+        let file = FIRMWARE_END.saturating_sub(wire::len_u64(self.file.len()));
+        let starts = self
+            .sections
+            .iter()
+            .map(|section| section.range().start().0);
+        let start = starts
+            .filter(|start| (FIRMWARE_WINDOW..file).contains(start))
+            .min()
+            .unwrap_or(file);
         GpaRange::new(Gpa(start), Gpa(FIRMWARE_END)).unwrap_or_default()
     }
 

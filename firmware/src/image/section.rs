@@ -85,7 +85,7 @@ impl SectionKind {
 
     /// Whether an image may have more than one section of this type.
     pub(super) const fn may_repeat(self) -> bool {
-        matches!(self, Self::Bfv | Self::TempMem | Self::PermMem)
+        matches!(self, Self::Bfv | Self::Cfv | Self::TempMem | Self::PermMem)
     }
 
     /// Whether the type may, must or must not bring data in the file.

@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use tdvmm_arch::GpaRange;
 use thiserror::Error;
 
@@ -16,7 +16,6 @@ use super::{Digest, Measure, Region};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct LogEntry {
     /// The memory.
-    #[serde(serialize_with = "range_as_text")]
     pub range: GpaRange,
     /// Whether the contents went into MRTD.
     pub measured: Measure,
@@ -139,8 +138,4 @@ fn check_same(entry: usize, logged: &LogEntry, bytes: &[u8]) -> Result<(), Repla
 fn without_trailing_zeros(bytes: &[u8]) -> &[u8] {
     let end = bytes.iter().rposition(|byte| *byte != 0);
     end.and_then(|last| bytes.get(..=last)).unwrap_or_default()
-}
-
-fn range_as_text<S: Serializer>(range: &GpaRange, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(range)
 }

@@ -250,6 +250,12 @@ fn second_section_of_a_single_type_is_refused() {
 }
 
 #[test]
+fn parameters_without_payload_are_refused() {
+    let refused = refusal_of_layout(|rows| rows.push(row(6, (0, 0), (0x90_0000, 0x1000), 0)));
+    assert_eq!(refused, LayoutError::OrphanParameters { index: 6 });
+}
+
+#[test]
 fn image_without_reset_vector_is_refused() {
     let vector = Gpa(0xffff_fff0);
     let refused = refusal_of_layout(|rows| rows[0].address -= 0x100_0000);

@@ -1,6 +1,8 @@
 //! Images made of a section table: every TD-Shim layout in use, OVMF's, and one whose measured
 //! section comes after unmeasured ones.
 
+use std::sync::OnceLock;
+
 /// One row of the section table.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
@@ -95,17 +97,20 @@ pub fn put32(file: &mut [u8], at: usize, value: u32) {
     file[at..at + 4].copy_from_slice(&value.to_le_bytes());
 }
 
+/// The first `len` bytes of noise that is made once.
 fn noise(len: usize) -> Vec<u8> {
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend(state.to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes
+    static NOISE: OnceLock<Vec<u8>> = OnceLock::new();
+    let make = || {
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        let mut next = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        (0..2 << 20).flat_map(|_| next().to_le_bytes()).collect()
+    };
+    NOISE.get_or_init(make)[..len].to_vec()
 }
 
 const TEMP_MEM: [Row; 3] = [
