@@ -13,6 +13,18 @@ use crate::config::{ConfigError, PayloadConfig, VmConfig, parse_cpus, parse_memo
 #[derive(Debug, Parser)]
 #[command(name = "tdvmm", version, max_term_width = 100)]
 pub struct Cli {
+    /// Firmware to start: OVMF with its variable store in one file, or TD-Shim
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    firmware: Option<PathBuf>,
+
+    /// Variable store that replaces the one in the firmware file, of the same size
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    firmware_vars: Option<PathBuf>,
+
+    /// Boot loader (shimx64.efi) by which firmware with secure boot starts a signed kernel
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    shim: Option<PathBuf>,
+
     /// Kernel to start: a bzImage (vmlinuz) or an ELF vmlinux
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     kernel: Option<PathBuf>,
@@ -76,6 +88,9 @@ impl Cli {
         }
         Ok(VmConfig {
             payload: PayloadConfig {
+                firmware: self.firmware.clone(),
+                firmware_vars: self.firmware_vars.clone(),
+                shim: self.shim.clone(),
                 kernel: self.kernel.clone(),
                 initramfs: self.initramfs.clone(),
                 cmdline: (!self.cmdline.is_empty()).then(|| self.cmdline.join(" ")),

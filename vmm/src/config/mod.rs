@@ -18,7 +18,9 @@ pub use model::{
 };
 pub use options::{parse_cpus, parse_memory, parse_serial};
 pub use size::{ByteSize, parse_size};
-pub use validate::{KernelPayload, MAX_CMDLINE, Machine, SerialBackend, validate};
+pub use validate::{
+    FirmwarePayload, KernelPayload, MAX_CMDLINE, Machine, Payload, SerialBackend, validate,
+};
 
 use thiserror::Error;
 

@@ -30,7 +30,16 @@ pub struct VmConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PayloadConfig {
-    /// Kernel file: bzImage or ELF vmlinux.
+    /// Firmware image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<PathBuf>,
+    /// Variable store that replaces the one in the firmware image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware_vars: Option<PathBuf>,
+    /// Boot loader that checks the kernel's signature, for firmware that enforces secure boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shim: Option<PathBuf>,
+    /// Kernel file: bzImage or, without firmware, ELF vmlinux.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
     /// Initial RAM file system.

@@ -1,7 +1,7 @@
 //! From the model to a machine that can be: every value checked once, and carried on as a type that cannot
 //! hold a wrong one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use tdvmm_arch::layout::RamLayout;
@@ -17,13 +17,23 @@ pub const MAX_CMDLINE: usize = 64 << 10;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Machine {
     /// What is started.
-    pub kernel: KernelPayload,
+    pub payload: Payload,
     /// How the vCPUs are arranged, and so how many there are.
     pub topology: Topology,
     /// Where RAM lies.
     pub ram: RamLayout,
     /// The first serial port.
     pub serial: SerialBackend,
+}
+
+/// What is started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Payload {
+    /// A kernel, without firmware.
+    Kernel(KernelPayload),
+    /// Firmware, which may find a kernel in fw_cfg.
+    Firmware(FirmwarePayload),
 }
 
 /// A kernel and what it is given.
@@ -35,6 +45,19 @@ pub struct KernelPayload {
     pub initramfs: Option<PathBuf>,
     /// The command line: no 0 in it, and shorter than [`MAX_CMDLINE`].
     pub cmdline: String,
+}
+
+/// Firmware and what it is given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FirmwarePayload {
+    /// The image.
+    pub image: PathBuf,
+    /// A variable store that replaces the image's own.
+    pub vars: Option<PathBuf>,
+    /// A kernel to start instead of looking for a disk.
+    pub kernel: Option<KernelPayload>,
+    /// A boot loader that checks and starts the kernel.
+    pub shim: Option<PathBuf>,
 }
 
 /// Where the bytes of the first serial port go.
@@ -61,7 +84,7 @@ pub enum SerialBackend {
 pub fn validate(config: &VmConfig) -> Result<Machine, ConfigError> {
     let size = config.memory.size.0;
     Ok(Machine {
-        kernel: payload(&config.payload)?,
+        payload: payload(&config.payload)?,
         topology: topology(config)?,
         ram: RamLayout::new(size)
             .map_err(|e| ConfigError::option("--memory", format!("size={size}"), e.to_string()))?,
@@ -69,12 +92,63 @@ pub fn validate(config: &VmConfig) -> Result<Machine, ConfigError> {
     })
 }
 
-fn payload(config: &PayloadConfig) -> Result<KernelPayload, ConfigError> {
-    let Some(kernel) = config.kernel.clone() else {
-        return Err(ConfigError::Missing {
+fn payload(config: &PayloadConfig) -> Result<Payload, ConfigError> {
+    let kernel = kernel(config)?;
+    let Some(image) = config.firmware.clone() else {
+        only_with(
+            "--firmware-vars",
+            config.firmware_vars.as_deref(),
+            "give --firmware too",
+        )?;
+        only_with(
+            "--shim",
+            config.shim.as_deref(),
+            "a shim is started by firmware: give it too",
+        )?;
+        return kernel.map(Payload::Kernel).ok_or(ConfigError::Missing {
             option: "--kernel",
-            remedy: "give a bzImage (vmlinuz) or an ELF vmlinux to start",
+            remedy: "give a bzImage (vmlinuz) or an ELF vmlinux to start, or --firmware",
         });
+    };
+    if kernel.is_none() {
+        only_with(
+            "--shim",
+            config.shim.as_deref(),
+            "a shim starts a kernel: give --kernel too",
+        )?;
+    }
+    Ok(Payload::Firmware(FirmwarePayload {
+        image,
+        vars: config.firmware_vars.clone(),
+        kernel,
+        shim: config.shim.clone(),
+    }))
+}
+
+fn only_with(
+    option: &'static str,
+    given: Option<&Path>,
+    remedy: &'static str,
+) -> Result<(), ConfigError> {
+    given.map_or(Ok(()), |path| {
+        Err(ConfigError::Conflict {
+            option,
+            value: path.display().to_string(),
+            remedy,
+        })
+    })
+}
+
+fn kernel(config: &PayloadConfig) -> Result<Option<KernelPayload>, ConfigError> {
+    let Some(kernel) = config.kernel.clone() else {
+        let needs_kernel = "it is given to a kernel: give --kernel too";
+        only_with("--initramfs", config.initramfs.as_deref(), needs_kernel)?;
+        only_with(
+            "--cmdline",
+            config.cmdline.as_deref().map(Path::new),
+            needs_kernel,
+        )?;
+        return Ok(None);
     };
     let cmdline = config.cmdline.clone().unwrap_or_default();
     let problem = if cmdline.contains('\0') {
@@ -96,11 +170,11 @@ fn payload(config: &PayloadConfig) -> Result<KernelPayload, ConfigError> {
             problem,
         ));
     }
-    Ok(KernelPayload {
+    Ok(Some(KernelPayload {
         kernel,
         initramfs: config.initramfs.clone(),
         cmdline,
-    })
+    }))
 }
 
 fn topology(config: &VmConfig) -> Result<Topology, ConfigError> {
@@ -186,6 +260,14 @@ mod tests {
             message(&config)
         };
         assert!(with(|c| c.payload.kernel = None).starts_with("--kernel is missing"));
+        assert!(with(|c| c.payload.shim = Some("s".into())).starts_with("--shim s: "));
+        let initramfs = with(|c| {
+            c.payload = PayloadConfig {
+                initramfs: Some("i".into()),
+                ..Default::default()
+            };
+        });
+        assert!(initramfs.starts_with("--initramfs i: "), "{initramfs}");
         assert!(with(|c| c.cpus.boot = 0).starts_with("--cpus boot=0: "));
         assert!(with(|c| c.memory.size = ByteSize(4095)).starts_with("--memory size=4095: "));
         let text = with(|c| {
