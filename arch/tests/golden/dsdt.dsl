@@ -22,9 +22,9 @@ DefinitionBlock ("", "DSDT", 2, "TDVMM ", "TDVMM   ", 0x00000001)
                 WordBusNumber (ResourceProducer, MinFixed, MaxFixed, PosDecode,
                     0x0000,             // Granularity
                     0x0000,             // Range Minimum
-                    0x00FF,             // Range Maximum
+                    0x0000,             // Range Maximum
                     0x0000,             // Translation Offset
-                    0x0100,             // Length
+                    0x0001,             // Length
                     ,, )
                 IO (Decode16,
                     0x0CF8,             // Range Minimum
