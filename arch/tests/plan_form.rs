@@ -34,7 +34,7 @@ mod tests {
         let map = to_value(e820::boot_map(&ram, map::ACPI_AREA)).unwrap();
         assert_eq!(
             map[2],
-            json!({"range": {"start": "0xe0000", "end": "0x100000"}, "kind": "acpi"})
+            json!({"range": {"start": "0xe0000", "end": "0xff000"}, "kind": "acpi"})
         );
     }
 
