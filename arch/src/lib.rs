@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod acpi;
 pub mod addr;
 pub mod boot;
 pub mod cpuid;

@@ -1,33 +1,36 @@
-//! Guest memory as a device sees it.
+//! The only way a device sees guest memory.
 //!
-//! [`DmaView`] is the only way from a device to guest memory. It is a `vm_memory::GuestMemory` that
-//! asks [`PageState`] before each access and refuses a range with a private page in it. It has no
-//! `physical_memory()`, so that nothing can go round the question.
+//! [`DmaView`] implements vm-memory's `GuestMemory` and refuses every range that is not shared with the
+//! host in full. `physical_memory()` stays at its default `None`, so no caller can go around the check.
+//! In an ordinary VM everything is shared ([`AllShared`]); in a TD the process around the devices keeps
+//! the states of the pages and implements [`PageState`].
 //!
-//! A page may turn private between the question and the copy. That is harmless: the view only reaches
-//! the shared side of the memory, never the private one. Who keeps addresses for longer than one
-//! access (a ring) compares [`DmaView::generation`] and asks again when it has changed.
+//! Who keeps host addresses for longer than one access (a queue its rings, a disk its requests) compares
+//! [`DmaView::generation`] as the conversion protocol says: it changes with every conversion to private.
 
 use std::fmt::Debug;
-use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
 use vm_memory::bitmap::BS;
-use vm_memory::guest_memory::GuestMemorySliceIterator;
+use vm_memory::guest_memory::{Error, GuestMemorySliceIterator, Permissions, Result};
 use vm_memory::{
-    GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, Permissions,
+    Address, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
 };
 
-/// Which guest pages the host may touch. Asked from any thread; must not block for long.
+/// Says which pages of the guest are shared with the host. Called from any device thread; never blocks.
 pub trait PageState: Debug + Send + Sync {
-    /// Whether every page that `range` touches (guest-physical addresses) is shared.
+    /// Whether every byte of `range` (guest physical, half-open) is shared.
     fn is_shared(&self, range: Range<u64>) -> bool;
-    /// A number that grows with each conversion of pages from shared to private.
+    /// A number that every conversion to private raises, before it takes effect anywhere else.
+    /// Read with acquire: who sees the old number also started before the conversion ended.
     fn generation(&self) -> u64;
+    /// Gives back to the host what a late write brought back of the shared side of `range`, pages that
+    /// were converted meanwhile. Pages of it that are shared stay as they are.
+    fn discard_private(&self, range: Range<u64>);
 }
 
-/// The page state of an ordinary VM: all memory is shared, for good.
+/// The page states of an ordinary VM: all of memory is shared, for ever.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AllShared;
 
@@ -35,24 +38,41 @@ impl PageState for AllShared {
     fn is_shared(&self, _: Range<u64>) -> bool {
         true
     }
-
     fn generation(&self) -> u64 {
         0
     }
+    fn discard_private(&self, _: Range<u64>) {}
 }
 
-/// See the module's text. A clone sees the same memory.
+/// Guest memory as a device may use it.
 #[derive(Clone, Debug)]
 pub struct DmaView {
     ram: Arc<GuestMemoryMmap>,
     pages: Arc<dyn PageState>,
 }
 
+/// One piece of guest memory that the host has mapped in one piece.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HostRegion {
+    /// First guest physical address.
+    pub start: u64,
+    /// Bytes; never 0.
+    pub len: u64,
+    /// Where the first byte is in this process; valid as long as the view lives.
+    pub host: *mut u8,
+}
+
 impl DmaView {
-    /// A view of those pages of `ram` that `pages` calls shared.
+    /// A view of `ram` that `pages` restricts.
     #[must_use]
     pub fn new(ram: Arc<GuestMemoryMmap>, pages: Arc<dyn PageState>) -> Self {
-        Self { ram, pages }
+        DmaView { ram, pages }
+    }
+
+    /// A view of memory of which nothing is ever private.
+    #[must_use]
+    pub fn all_shared(ram: Arc<GuestMemoryMmap>) -> Self {
+        Self::new(ram, Arc::new(AllShared))
     }
 
     /// See [`PageState::generation`].
@@ -61,11 +81,27 @@ impl DmaView {
         self.pages.generation()
     }
 
-    /// `None` if the range wraps or holds a private page.
-    fn shared_range(&self, addr: GuestAddress, count: usize) -> Option<Range<u64>> {
-        let end = addr.0.checked_add(u64::try_from(count).ok()?)?;
-        let range = addr.0..end;
-        (range.is_empty() || self.pages.is_shared(range.clone())).then_some(range)
+    /// Whether the `len` bytes from `start` are shared. That they are memory at all is not asked.
+    #[must_use]
+    pub fn is_shared(&self, start: u64, len: u64) -> bool {
+        start
+            .checked_add(len)
+            .is_some_and(|end| self.pages.is_shared(start..end))
+    }
+
+    /// See [`PageState::discard_private`].
+    pub fn discard_private(&self, range: Range<u64>) {
+        self.pages.discard_private(range);
+    }
+
+    /// Where memory is mapped, sorted by guest address. Whoever uses the addresses asks
+    /// [`DmaView::is_shared`] first, and keeps a clone of the view for as long.
+    pub(crate) fn host_regions(&self) -> impl Iterator<Item = HostRegion> + '_ {
+        self.ram.iter().map(|region| HostRegion {
+            start: region.start_addr().raw_value(),
+            len: region.len(),
+            host: region.as_ptr(),
+        })
     }
 }
 
@@ -74,8 +110,8 @@ impl GuestMemory for DmaView {
     type Bitmap = ();
 
     fn check_range(&self, addr: GuestAddress, count: usize, _: Permissions) -> bool {
-        self.shared_range(addr, count).is_some()
-            && GuestMemoryBackend::check_range(self.ram.as_ref(), addr, count)
+        u64::try_from(count).is_ok_and(|len| self.is_shared(addr.raw_value(), len))
+            && GuestMemoryBackend::check_range(&*self.ram, addr, count)
     }
 
     fn get_slices<'a>(
@@ -83,25 +119,21 @@ impl GuestMemory for DmaView {
         addr: GuestAddress,
         count: usize,
         _: Permissions,
-    ) -> Result<impl GuestMemorySliceIterator<'a, BS<'a, Self::Bitmap>>, GuestMemoryError> {
-        if self.shared_range(addr, count).is_none() {
-            let refused = io::Error::from(io::ErrorKind::PermissionDenied);
-            return Err(GuestMemoryError::IOError(refused));
+    ) -> Result<impl GuestMemorySliceIterator<'a, BS<'a, ()>>> {
+        let len = u64::try_from(count).map_err(|_| Error::GuestAddressOverflow)?;
+        if !self.is_shared(addr.raw_value(), len) {
+            return Err(Error::InvalidGuestAddress(addr));
         }
-        Ok(GuestMemoryBackend::get_slices(
-            self.ram.as_ref(),
-            addr,
-            count,
-        ))
+        Ok(GuestMemoryBackend::get_slices(&*self.ram, addr, count))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use vm_memory::Bytes;
 
-    /// Everything from the address up is private.
+    use super::*;
+
     #[derive(Debug)]
     struct PrivateFrom(u64);
 
@@ -110,58 +142,33 @@ mod tests {
             range.end <= self.0
         }
         fn generation(&self) -> u64 {
-            7
+            1
         }
+        fn discard_private(&self, _: Range<u64>) {}
     }
 
-    fn view() -> DmaView {
-        let ranges = [
-            (GuestAddress(0), 0x4000),
-            (GuestAddress(0x4000), 0x4000),
-            (GuestAddress(0x1_0000), 0x1000),
-        ];
-        let ram = GuestMemoryMmap::from_ranges(&ranges).unwrap();
-        DmaView::new(Arc::new(ram), Arc::new(PrivateFrom(0x6000)))
+    fn ram() -> Arc<GuestMemoryMmap> {
+        let ranges = [(GuestAddress(0), 0x2000), (GuestAddress(0x4000), 0x1000)];
+        Arc::new(GuestMemoryMmap::from_ranges(&ranges).unwrap())
     }
 
     #[test]
-    fn shared_range_across_regions_is_read_and_written() {
-        let view = view();
-        view.write_slice(b"tdvmm", GuestAddress(0x3ffe)).unwrap();
-        let mut back = [0; 5];
-        view.read_slice(&mut back, GuestAddress(0x3ffe)).unwrap();
-        assert_eq!(&back, b"tdvmm");
-        assert_eq!(view.generation(), 7);
+    fn access_to_a_private_byte_is_refused_in_whole() {
+        let view = DmaView::new(ram(), Arc::new(PrivateFrom(0x1000)));
+        view.write_slice(&[1, 2], GuestAddress(0xffe)).unwrap();
+        assert!(view.write_slice(&[3, 4], GuestAddress(0xfff)).is_err());
+        let mut back = [0; 2];
+        view.read_slice(&mut back, GuestAddress(0xffe)).unwrap();
+        assert_eq!(back, [1, 2]);
+        assert!(!view.check_range(GuestAddress(0xfff), 2, Permissions::Read));
     }
 
     #[test]
-    fn range_with_a_private_page_is_refused_as_a_whole() {
-        let view = view();
-        let edge = GuestAddress(0x5fff);
-        assert!(view.check_range(edge, 1, Permissions::Read));
-        assert!(!view.check_range(edge, 2, Permissions::Read));
-        let mut data = [0xaa; 2];
-        view.read_slice(&mut data, edge).unwrap_err();
-        assert_eq!(data, [0xaa; 2], "not even the shared part was read");
-        view.write_slice(&[1, 2], edge).unwrap_err();
-        view.read_slice(&mut data[..1], edge).unwrap();
-        assert_eq!(data[0], 0, "not even the shared part was written");
-    }
-
-    #[test]
-    fn range_that_is_no_ram_or_wraps_is_refused() {
-        let view = DmaView::new(view().ram, Arc::new(AllShared));
-        assert!(!view.check_range(GuestAddress(0x7fff), 2, Permissions::Read));
-        assert!(!view.check_range(GuestAddress(u64::MAX), 2, Permissions::Read));
-        let mut data = [0; 2];
-        for address in [0x7fff, 0x8000, 0xffff, u64::MAX] {
-            view.read_slice(&mut data, GuestAddress(address))
-                .unwrap_err();
-        }
-    }
-
-    #[test]
-    fn view_has_no_way_round_the_page_state() {
-        assert!(view().physical_memory().is_none());
+    fn access_outside_of_memory_is_refused() {
+        let view = DmaView::all_shared(ram());
+        assert!(view.write_slice(&[0; 2], GuestAddress(0x1fff)).is_err());
+        assert!(!view.is_shared(u64::MAX, 2));
+        assert!(view.check_range(GuestAddress(0x4000), 0x1000, Permissions::Write));
+        assert!(view.physical_memory().is_none());
     }
 }

@@ -94,6 +94,14 @@ pub fn warn(target: &str, suppressed: u64, message: fmt::Arguments<'_>) {
     }
 }
 
+/// Logs what a guest itself had to say, for a caller with a limiter of its own.
+pub fn info(target: &str, suppressed: u64, message: fmt::Arguments<'_>) {
+    if suppressed != 0 {
+        log::info!(target: target, "({suppressed} lines suppressed)");
+    }
+    log::info!(target: target, "{message}");
+}
+
 /// Bytes of the guest, fit for a terminal: at most 256 of them, control characters escaped.
 #[derive(Clone, Copy)]
 pub struct GuestText<'a>(pub &'a [u8]);

@@ -209,3 +209,6 @@ impl BusDevice for IoApic {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

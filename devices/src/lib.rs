@@ -11,7 +11,9 @@
 pub mod bus;
 mod calendar;
 pub mod clock;
+pub mod debugcon;
 pub mod dma;
+pub mod fwcfg;
 pub mod guest_log;
 pub mod ioapic;
 pub mod irq;
@@ -21,3 +23,4 @@ pub mod power;
 pub mod reset;
 pub mod rtc;
 pub mod serial;
+pub mod virtio;

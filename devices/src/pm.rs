@@ -128,3 +128,6 @@ impl BusDevice for PowerBlock {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

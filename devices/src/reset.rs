@@ -133,3 +133,6 @@ impl BusDevice for Port92 {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -238,3 +238,6 @@ impl BusDevice for Rtc {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

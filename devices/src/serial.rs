@@ -254,3 +254,6 @@ impl fmt::Debug for Serial {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -173,3 +173,6 @@ fn dword_part(byte: u64, len: usize) -> Result<u64, AccessError> {
         _ => Err(AccessError::Size(len)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -105,3 +105,6 @@ impl PciDevice for LpcBridge {
         &mut self.config
     }
 }
+
+#[cfg(test)]
+mod tests;

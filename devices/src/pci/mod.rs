@@ -13,6 +13,8 @@
 mod access;
 mod bridges;
 mod config;
+#[cfg(test)]
+mod fake;
 mod msix;
 mod root;
 

@@ -287,3 +287,6 @@ fn words(offset: u64) -> impl Iterator<Item = (u16, usize)> {
         Some((vector, usize::try_from(word % 4).ok()?))
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -222,3 +222,6 @@ impl fmt::Debug for PciRoot {
 fn lock(function: &SharedFunction) -> MutexGuard<'_, dyn PciDevice + 'static> {
     function.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;
