@@ -5,10 +5,11 @@
 //! lacks a bit. Everything that is refused later is decided from these values, never from a list
 //! of what some kernel version lacks.
 
+use tdvmm_arch::cpuid::{CpuidEntry, CpuidTable};
+
 use crate::abi::KVM_MAX_CPUID_ENTRIES;
 use crate::error::{CallError, Command, TdxError};
 use crate::params::{TdAttributes, Xfam};
-use crate::table::{CpuidEntry, CpuidTable};
 
 /// What KVM and the TDX module support.
 #[derive(Clone, Debug, PartialEq, Eq)]

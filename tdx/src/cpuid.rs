@@ -5,9 +5,10 @@
 //! which it answers the leaves that the module turns into #VE, and in which it looks for features
 //! itself: x2APIC before INIT_VCPU, the GPAW at the first run. [`merge`] makes that table.
 
+use tdvmm_arch::cpuid::{CpuidEntry, CpuidTable};
+
 use crate::abi::KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
 use crate::params::{Gpaw, TdAttributes, TdParams, has_sub_leaves};
-use crate::table::{CpuidEntry, CpuidTable};
 
 /// Leaf 1 ECX: x2APIC. INIT_VCPU fails without it (`kvm_apic_set_base`).
 const X2APIC: u32 = 1 << 21;

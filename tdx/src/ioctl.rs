@@ -17,6 +17,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use kvm_bindings::{kvm_create_guest_memfd, kvm_enable_cap, kvm_memory_attributes, kvm_run};
 use kvm_ioctls::{VcpuFd, VmFd};
 use tdvmm_arch::addr::{Gpa, GpaRange, VcpuId};
+use tdvmm_arch::cpuid::CpuidTable;
 
 use crate::abi::{self, kvm_pre_fault_memory, kvm_tdx_cmd, kvm_tdx_init_mem_region};
 use crate::caps::Capabilities;
@@ -26,7 +27,6 @@ use crate::log::Measure;
 use crate::ops::{Progress, TdOps, VmSetting};
 use crate::pages::PageSource;
 use crate::params::TdParams;
-use crate::table::CpuidTable;
 use crate::wire;
 
 /// A TD of the host's KVM.

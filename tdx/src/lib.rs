@@ -23,7 +23,6 @@ pub mod pages;
 pub mod params;
 mod retry;
 pub mod status;
-mod table;
 pub mod td;
 pub mod transcript;
 pub mod wire;

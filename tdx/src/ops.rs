@@ -4,13 +4,13 @@
 //! is `ioctl::KvmTd`; `fake::FakeTd` follows the kernel's rules without a kernel.
 
 use tdvmm_arch::addr::{Gpa, GpaRange, VcpuId};
+use tdvmm_arch::cpuid::CpuidTable;
 
 use crate::caps::Capabilities;
 use crate::error::CallError;
 use crate::log::Measure;
 use crate::pages::PageSource;
 use crate::params::{TdParams, TscFrequency};
-use crate::table::CpuidTable;
 
 /// A setting of the VM that must be made before its first vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

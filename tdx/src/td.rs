@@ -59,6 +59,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 
 use tdvmm_arch::addr::{Gpa, GpaRange, PAGE_SIZE, VcpuId};
+use tdvmm_arch::cpuid::CpuidTable;
 
 use crate::caps::{Capabilities, with_room};
 use crate::cpuid::{self, LostFeatures};
@@ -68,7 +69,6 @@ use crate::ops::{Progress, TdOps, VmSetting};
 use crate::pages::PageSource;
 use crate::params::{TdParams, TscFrequency, Xfam};
 use crate::retry::{TRIES, retry};
-use crate::table::CpuidTable;
 use crate::transcript::{Journal, Transcript};
 
 /// A TD in one state of its launch.

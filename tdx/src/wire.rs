@@ -7,6 +7,7 @@
 use std::mem::size_of;
 
 use tdvmm_arch::addr::{GpaRange, PAGE_SIZE};
+use tdvmm_arch::cpuid::{CpuidEntry, CpuidTable};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::abi::{
@@ -20,7 +21,6 @@ use crate::log::Measure;
 use crate::ops::Progress;
 use crate::pages::PageSource;
 use crate::params::{TdAttributes, TdParams, Xfam};
-use crate::table::{CpuidEntry, CpuidTable};
 
 const ENTRY: usize = size_of::<kvm_cpuid_entry2>();
 

@@ -23,9 +23,15 @@ struct Region {
 }
 
 fn region(at: u64, pages: usize, fill: u8, measure: Measure) -> Region {
-    let content: Vec<u8> = (0..pages * 4096).map(|i| fill ^ (i / 97).to_le_bytes()[0]).collect();
+    let content: Vec<u8> = (0..pages * 4096)
+        .map(|i| fill ^ (i / 97).to_le_bytes()[0])
+        .collect();
     let content = PageBuffer::from_content(&content, pages * 4096).unwrap();
-    Region { at: Gpa(at), content, measure }
+    Region {
+        at: Gpa(at),
+        content,
+        measure,
+    }
 }
 
 /// A measured region behind an unmeasured one: a wrong order shows.
@@ -39,11 +45,9 @@ fn image() -> Vec<Region> {
 }
 
 fn loading(td: &FakeTd, vcpus: u32) -> Result<Td<FakeTd, Loading<FakeVcpu>>, TdxError> {
-    Td::create(td.clone(), &VmSetup::default())?.init(&fake::params())?.create_vcpus(
-        VcpuCount::new(vcpus).unwrap(),
-        HOB,
-        fake::wanted_cpuid,
-    )
+    Td::create(td.clone(), &VmSetup::default())?
+        .init(&fake::params())?
+        .create_vcpus(VcpuCount::new(vcpus).unwrap(), HOB, fake::wanted_cpuid)
 }
 
 fn launch(td: &FakeTd, image: &[Region]) -> Result<Runnable<FakeTd, FakeVcpu>, TdxError> {
@@ -83,8 +87,12 @@ fn mrtd(log: &MeasurementLog, image: &[Region]) -> [u8; 48] {
 fn launch_calls_the_kernel_in_the_order_of_its_rules() {
     let td = FakeTd::default();
     let parts = launch(&td, &image()).unwrap().into_parts();
-    let calls: Vec<_> =
-        parts.transcript.calls.iter().map(|call| (call.call.as_str(), call.vcpu)).collect();
+    let calls: Vec<_> = parts
+        .transcript
+        .calls
+        .iter()
+        .map(|call| (call.call.as_str(), call.vcpu))
+        .collect();
     let mut want = vec![("KVM_TDX_INIT_VM", None)];
     want.extend([
         ("KVM_CREATE_VCPU", Some(0)),
@@ -109,14 +117,21 @@ fn undisturbed_launch_makes_one_region_call_per_region() {
     let td = FakeTd::default();
     let parts = launch(&td, &image()).unwrap().into_parts();
     assert_eq!(td.kernel().region_calls(), 4);
-    assert!(parts.transcript.calls.iter().all(|call| call.tries <= 2), "GET_CPUID grows once");
+    assert!(
+        parts.transcript.calls.iter().all(|call| call.tries <= 2),
+        "GET_CPUID grows once"
+    );
 }
 
 #[test]
 fn every_vcpu_starts_with_the_value_of_the_hob_address_and_can_run() {
     let td = FakeTd::default();
     let parts = launch(&td, &image()).unwrap().into_parts();
-    let ids: Vec<_> = parts.vcpus.iter().map(tdvmm_tdx::td::RunnableVcpu::id).collect();
+    let ids: Vec<_> = parts
+        .vcpus
+        .iter()
+        .map(tdvmm_tdx::td::RunnableVcpu::id)
+        .collect();
     assert_eq!(ids, [VcpuId(0), VcpuId(1)]);
     for vcpu in parts.vcpus {
         let index = vcpu.into_vcpu().index();
@@ -166,9 +181,18 @@ fn init_vm_is_repeated_while_entropy_is_low() {
 #[test]
 fn region_call_that_never_gets_on_is_given_up() {
     let td = FakeTd::default();
-    td.kernel().faults.stop_always = Some(Stop { after: 0, errno: libc::EINTR });
+    td.kernel().faults.stop_always = Some(Stop {
+        after: 0,
+        errno: libc::EINTR,
+    });
     let error = launch(&td, &image()).unwrap_err();
-    assert!(matches!(error, TdxError::NoProgress { command: Command::InitMemRegion, .. }));
+    assert!(matches!(
+        error,
+        TdxError::NoProgress {
+            command: Command::InitMemRegion,
+            ..
+        }
+    ));
     assert!(td.kernel().added().is_empty());
 }
 
@@ -177,8 +201,12 @@ fn region_is_not_added_twice() {
     let td = FakeTd::default();
     let buffer = PageBuffer::zeroed(2);
     let loading = loading(&td, 1).unwrap();
-    let loading = loading.add_region(buffer.source(), Gpa(0x1000), Measure::No).unwrap();
-    let error = loading.add_region(buffer.source(), Gpa(0x2000), Measure::No).unwrap_err();
+    let loading = loading
+        .add_region(buffer.source(), Gpa(0x1000), Measure::No)
+        .unwrap();
+    let error = loading
+        .add_region(buffer.source(), Gpa(0x2000), Measure::No)
+        .unwrap_err();
     let earlier = GpaRange::constant(0x1000, 0x2000);
     assert!(matches!(error, TdxError::RegionTwice { earlier: met, .. } if met == earlier));
     assert!(!td.kernel().is_dead());
@@ -190,8 +218,13 @@ fn region_in_the_shared_half_is_refused_before_the_kernel_is_asked() {
         let td = FakeTd::default();
         let buffer = PageBuffer::zeroed(2);
         let loading = loading(&td, 1).unwrap();
-        let error = loading.add_region(buffer.source(), Gpa(at), Measure::No).unwrap_err();
-        assert!(matches!(error, TdxError::RegionShared { gpaw: 48, .. }), "{error}");
+        let error = loading
+            .add_region(buffer.source(), Gpa(at), Measure::No)
+            .unwrap_err();
+        assert!(
+            matches!(error, TdxError::RegionShared { gpaw: 48, .. }),
+            "{error}"
+        );
         assert_eq!(td.kernel().region_calls(), 0);
     }
 }
@@ -200,13 +233,18 @@ fn region_in_the_shared_half_is_refused_before_the_kernel_is_asked() {
 fn unaligned_target_is_refused() {
     let td = FakeTd::default();
     let buffer = PageBuffer::zeroed(1);
-    let error = loading(&td, 1).unwrap().add_region(buffer.source(), Gpa(0x1800), Measure::No);
+    let error = loading(&td, 1)
+        .unwrap()
+        .add_region(buffer.source(), Gpa(0x1800), Measure::No);
     assert!(matches!(error.unwrap_err(), TdxError::RegionSize { .. }));
 }
 
 #[test]
 fn more_vcpus_than_the_host_gives_are_refused_before_any_is_made() {
-    let td = FakeTd::new(FakeHost { max_vcpus: 2, ..FakeHost::default() });
+    let td = FakeTd::new(FakeHost {
+        max_vcpus: 2,
+        ..FakeHost::default()
+    });
     let error = loading(&td, 3).unwrap_err();
     assert!(matches!(error, TdxError::TooManyVcpus { asked: 3, max: 2 }));
     assert!(error.to_string().contains("KVM_CAP_MAX_VCPUS"));
@@ -215,7 +253,10 @@ fn more_vcpus_than_the_host_gives_are_refused_before_any_is_made() {
 
 #[test]
 fn host_without_free_key_ids_is_named() {
-    let td = FakeTd::new(FakeHost { key_ids: 0, ..FakeHost::default() });
+    let td = FakeTd::new(FakeHost {
+        key_ids: 0,
+        ..FakeHost::default()
+    });
     let error = loading(&td, 1).unwrap_err();
     assert_eq!(error.call().unwrap().errno(), libc::ENOSPC);
     assert!(error.to_string().contains("key id"));
@@ -246,7 +287,12 @@ fn failure_of_any_call_ends_the_launch_with_its_name() {
     ];
     for command in commands {
         let td = FakeTd::default();
-        let fault = Fault { command, skip: 0, errno: libc::EIO, hw_error: 0 };
+        let fault = Fault {
+            command,
+            skip: 0,
+            errno: libc::EIO,
+            hw_error: 0,
+        };
         td.kernel().faults.faults.push(fault);
         let error = launch(&td, &image()).unwrap_err();
         assert_eq!(error.call().unwrap().command(), command);
@@ -259,7 +305,11 @@ fn failure_of_any_call_ends_the_launch_with_its_name() {
 fn capabilities_grow_until_they_fit() {
     let mut host = FakeHost::default();
     let masks: Vec<_> = (0..100)
-        .map(|i| tdvmm_arch::cpuid::CpuidEntry { function: 7, index: i, ..Default::default() })
+        .map(|i| tdvmm_arch::cpuid::CpuidEntry {
+            function: 7,
+            index: i,
+            ..Default::default()
+        })
         .collect();
     host.capabilities.cpuid = tdvmm_arch::cpuid::CpuidTable(masks);
     let expected = host.capabilities.clone();
@@ -269,7 +319,10 @@ fn capabilities_grow_until_they_fit() {
 
 #[test]
 fn amx_is_permitted_before_the_first_vcpu() {
-    let mut host = FakeHost { amx_permitted: false, ..FakeHost::default() };
+    let mut host = FakeHost {
+        amx_permitted: false,
+        ..FakeHost::default()
+    };
     host.capabilities.xfam = Xfam(0x6_0207);
     let mut request = TdRequest::new(fake::wanted_cpuid(VcpuId(0)), Gpa(1 << 32));
     request.xfam = XfamChoice::Exactly(Xfam(0x6_0007));
@@ -288,7 +341,10 @@ fn amx_is_permitted_before_the_first_vcpu() {
 fn set_tsc_frequency_is_in_the_cpuid_of_the_td() {
     let td = FakeTd::default();
     let tsc = Some(TscFrequency::from_khz(1_500_000).unwrap());
-    let setup = VmSetup { tsc, ..VmSetup::default() };
+    let setup = VmSetup {
+        tsc,
+        ..VmSetup::default()
+    };
     Td::create(td.clone(), &setup)
         .unwrap()
         .init(&fake::params())

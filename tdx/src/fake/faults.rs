@@ -26,9 +26,40 @@ pub struct Fault {
     pub hw_error: u64,
 }
 
+/// Stops that count pages, over all calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageStops {
+    every: u64,
+    errno: i32,
+    tried: u64,
+}
+
+impl PageStops {
+    /// Every `every`th page that is tried ends its call with `errno` instead; 0 is never.
+    #[must_use]
+    pub const fn every(every: u64, errno: i32) -> Option<Self> {
+        if every == 0 {
+            None
+        } else {
+            Some(Self {
+                every,
+                errno,
+                tried: 0,
+            })
+        }
+    }
+
+    fn next(&mut self) -> Option<i32> {
+        self.tried = self.tried.wrapping_add(1);
+        self.tried.is_multiple_of(self.every).then_some(self.errno)
+    }
+}
+
 /// What is to go wrong.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
+    /// Stops by page.
+    pub page_stops: Option<PageStops>,
     /// Early stops, one for each INIT_MEM_REGION call from the first on.
     pub stops: VecDeque<Stop>,
     /// An early stop of every call once `stops` is used up.
@@ -41,6 +72,11 @@ impl Faults {
     /// The stop for the next INIT_MEM_REGION call.
     pub(super) fn next_stop(&mut self) -> Option<Stop> {
         self.stops.pop_front().or(self.stop_always)
+    }
+
+    /// The errno with which a call ends instead of adding its next page.
+    pub(super) fn next_page_stop(&mut self) -> Option<i32> {
+        self.page_stops.as_mut()?.next()
     }
 
     /// The failure of this call, if it is to fail.

@@ -1,11 +1,11 @@
 //! The host that a fake kernel runs on: what its CAPABILITIES report and what its module shows.
 
 use tdvmm_arch::addr::{Gpa, VcpuId};
+use tdvmm_arch::cpuid::{CpuidEntry, CpuidTable};
 
 use crate::abi::KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
 use crate::caps::{CALL_INFO_EVENT_NOTIFY, Capabilities};
 use crate::params::{Gpaw, TdAttributes, TdParams, TdRequest, Xfam, has_sub_leaves};
-use crate::table::{CpuidEntry, CpuidTable};
 
 /// A host with TDX.
 #[derive(Clone, Debug)]

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use tdvmm_arch::addr::{Gpa, GpaRange, PAGE_SIZE};
+use tdvmm_arch::cpuid::CpuidTable;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::faults::Faults;
@@ -18,7 +19,6 @@ use crate::error::Command;
 use crate::pages::Digest;
 use crate::params::{Gpaw, Xfam, has_sub_leaves};
 use crate::status::TdxStatus;
-use crate::table::CpuidTable;
 use crate::wire;
 
 /// What `kvm_tdx_cmd.data` points at.
@@ -305,7 +305,7 @@ impl FakeKernel {
         if xfam.whole_groups() != xfam {
             return Some(65);
         }
-        let outside = |entry: &crate::table::CpuidEntry| {
+        let outside = |entry: &tdvmm_arch::cpuid::CpuidEntry| {
             let mask = self.host.capabilities.mask(entry.function, entry.index);
             let Some(mask) = mask else { return true };
             // KVM clears the GPAW before the module sees the leaf.
@@ -462,7 +462,7 @@ fn configure(wanted: &CpuidTable, masks: &CpuidTable) -> Result<CpuidTable, Errn
             return Err(libc::EINVAL);
         }
         let flags = u32::from(has_sub_leaves(mask.function));
-        found.push(crate::table::CpuidEntry {
+        found.push(tdvmm_arch::cpuid::CpuidEntry {
             index: mask.index,
             flags,
             ..*value

@@ -12,7 +12,7 @@ mod mrtd;
 mod ops;
 mod vcpu;
 
-pub use faults::{Fault, Faults, Stop};
+pub use faults::{Fault, Faults, PageStops, Stop};
 pub use host::{FakeHost, capabilities, params, wanted_cpuid};
 pub use kernel::{FakeKernel, Lifecycle, Payload};
 pub use mrtd::MrtdWitness;

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tdvmm_arch::addr::{Gpa, GpaRange, PAGE_SIZE, VcpuId};
+use tdvmm_arch::cpuid::CpuidTable;
 
 use super::host::FakeHost;
 use super::kernel::{FakeKernel, Payload};
@@ -13,7 +14,6 @@ use crate::log::Measure;
 use crate::ops::{Progress, TdOps, VmSetting};
 use crate::pages::PageSource;
 use crate::params::{TdParams, TscFrequency};
-use crate::table::CpuidTable;
 use crate::wire;
 
 /// A TD of a fake kernel. Clones are the same TD, so a test keeps one to look inside.

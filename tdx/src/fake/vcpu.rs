@@ -2,12 +2,13 @@
 
 use zerocopy::{FromBytes, IntoBytes};
 
+use tdvmm_arch::cpuid::CpuidTable;
+
 use super::kernel::{FakeKernel, Lifecycle, Payload, put};
 use crate::abi::{self, kvm_cpuid2, kvm_tdx_cmd, kvm_tdx_init_mem_region};
 use crate::cpuid::{gpaw_of, has_x2apic};
 use crate::error::Command;
 use crate::params::Xfam;
-use crate::table::CpuidTable;
 use crate::wire;
 
 /// One vCPU.
@@ -179,6 +180,9 @@ impl FakeKernel {
         while region.nr_pages != 0 {
             if let Some(stop) = stop.filter(|stop| stop.after == done) {
                 return Err(stop.errno);
+            }
+            if let Some(errno) = self.faults.next_page_stop() {
+                return Err(errno);
             }
             let page = source.and_then(|source| source.split_at_checked(4096));
             self.add_page(region.gpa, page.map(|(page, _)| page), measure)?;

@@ -6,10 +6,11 @@
 //! index of its leaf, so leaves with sub-leaves must have it. The module refuses a 1 in a bit
 //! outside of the mask. CAPABILITIES itself never sets flags and reports masks, not values.
 
+use tdvmm_arch::cpuid::{CpuidEntry, CpuidTable};
+
 use super::gpaw::Gpaw;
 use crate::abi::KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
 use crate::caps::Capabilities;
-use crate::table::{CpuidEntry, CpuidTable};
 
 /// The leaf whose EAX[23:16] is the GPAW; the rest of it is the module's.
 const ADDRESS_SIZES: u32 = 0x8000_0008;

@@ -4,9 +4,9 @@
 //! say the same, or the VM dies at its first run (`tdx_load_mmu_pgd`).
 
 use tdvmm_arch::addr::Gpa;
+use tdvmm_arch::cpuid::CpuidTable;
 
 use super::refusal::Refusal;
-use crate::table::CpuidTable;
 
 /// Width of guest-physical addresses. The top bit marks a shared address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,7 +93,7 @@ impl Gpaw {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::CpuidEntry;
+    use tdvmm_arch::cpuid::CpuidEntry;
 
     fn host(bits: u32) -> CpuidTable {
         let leaf = CpuidEntry {

@@ -24,10 +24,10 @@ pub use tsc::{TscError, TscFrequency};
 pub use xfam::{Xfam, XfamChoice};
 
 use tdvmm_arch::addr::Gpa;
+use tdvmm_arch::cpuid::CpuidTable;
 
 use crate::abi::KVM_MAX_CPUID_ENTRIES;
 use crate::caps::Capabilities;
-use crate::table::CpuidTable;
 
 /// What is wanted of a TD.
 #[derive(Clone, Debug)]

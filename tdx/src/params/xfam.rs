@@ -5,9 +5,10 @@
 
 use std::fmt;
 
+use tdvmm_arch::cpuid::CpuidTable;
+
 use super::refusal::Refusal;
 use crate::caps::Capabilities;
-use crate::table::CpuidTable;
 
 /// Extended features of a TD.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -172,7 +173,7 @@ mod tests {
 
     use super::*;
     use crate::fake;
-    use crate::table::CpuidEntry;
+    use tdvmm_arch::cpuid::CpuidEntry;
 
     fn with_xcr0(eax: u32) -> CpuidTable {
         CpuidTable(vec![CpuidEntry {
