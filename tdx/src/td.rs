@@ -499,3 +499,6 @@ impl<V> RunnableVcpu<V> {
         self.vcpu
     }
 }
+
+#[cfg(test)]
+mod tests;

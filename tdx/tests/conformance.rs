@@ -263,8 +263,10 @@ impl Bench {
         head.cpuid.padding = u32::from(choice == "padding");
         let bytes = [head.as_bytes(), entries.as_bytes()].concat();
         let mut buffer: Vec<u64> = bytes
-            .chunks(8)
-            .map(|word| u64::read_from_bytes(word).unwrap())
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .map(|word| u64::from_ne_bytes(*word))
             .collect();
         let mut cmd = wire::command(abi::KVM_TDX_INIT_VM, step.flags.unwrap_or(0), 0);
         let payload = match step.pointer.as_deref() {

@@ -2,15 +2,15 @@
 
 use std::collections::HashSet;
 
+use crate::error::{Command, TdxError};
+use crate::fake::{self, FakeHost, FakeTd, FakeVcpu, Fault, Lifecycle, Stop};
+use crate::log::{Measure, MeasurementLog};
+use crate::pages::{Digest, PageBuffer};
+use crate::params::{TdRequest, TscFrequency, Xfam, XfamChoice};
+use crate::td::{Loading, Runnable, Td, VcpuCount, VmSetup};
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha384};
 use tdvmm_arch::addr::{Gpa, GpaRange, VcpuId};
-use tdvmm_tdx::error::{Command, TdxError};
-use tdvmm_tdx::fake::{self, FakeHost, FakeTd, FakeVcpu, Fault, Lifecycle, Stop};
-use tdvmm_tdx::log::{Measure, MeasurementLog};
-use tdvmm_tdx::pages::{Digest, PageBuffer};
-use tdvmm_tdx::params::{TdRequest, TscFrequency, Xfam, XfamChoice};
-use tdvmm_tdx::td::{Loading, Runnable, Td, VcpuCount, VmSetup};
 
 const HOB: Gpa = Gpa(0x80_9000);
 
@@ -130,7 +130,7 @@ fn every_vcpu_starts_with_the_value_of_the_hob_address_and_can_run() {
     let ids: Vec<_> = parts
         .vcpus
         .iter()
-        .map(tdvmm_tdx::td::RunnableVcpu::id)
+        .map(crate::td::RunnableVcpu::id)
         .collect();
     assert_eq!(ids, [VcpuId(0), VcpuId(1)]);
     for vcpu in parts.vcpus {
@@ -148,7 +148,7 @@ fn log_and_transcript_give_the_mrtd_of_the_module() {
     let parts = launch(&td, &image).unwrap().into_parts();
     assert_eq!(Digest(mrtd(&parts.log, &image)), td.kernel().mrtd());
     let text = serde_json::to_string_pretty(&parts.transcript).unwrap();
-    let read: tdvmm_tdx::transcript::Transcript = serde_json::from_str(&text).unwrap();
+    let read: crate::transcript::Transcript = serde_json::from_str(&text).unwrap();
     assert_eq!(read.measurement_log().unwrap(), parts.log);
 }
 
