@@ -92,7 +92,7 @@ pub fn launch(
     handles.slots.add(&ram)?;
     let power: Arc<dyn PowerSink> = Arc::<EndingCell>::clone(endings);
     let memory = DmaView::all_shared(Arc::new(ram.clone()));
-    let board = Board::wire(plan, &handles.routes, &memory, &power)?;
+    let board = Board::wire(plan, &handles.routes, &memory, None, &power)?;
     let start = load(plan, files, &ram)?;
     let vcpus = create_vcpus(plan, &vm, host, &start)?;
     Ok(ReadyMachine {
