@@ -8,11 +8,13 @@ use clap::Parser;
 use tdvmm::cli::Cli;
 use tdvmm::config::validate;
 use tdvmm::ending::{BAD_ARGUMENTS, BAD_CONFIG, HOST_ERROR};
+use tdvmm::heap;
 use tdvmm::machine::run::Prepared;
 use tdvmm::observe::log;
 use tdvmm::serial::terminal;
 
 fn main() -> ExitCode {
+    heap::use_one_arena();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
