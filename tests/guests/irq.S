@@ -1,7 +1,11 @@
 /*
  * Interrupts of the serial port through pin 4 of the I/O APIC: "transmitter empty" after each byte. The
  * pin's redirection entry becomes a message that KVM delivers by irqfd; TARGET is the APIC id it names.
- * A handler counts; between the bytes the processor halts.
+ * A handler counts those that have a cause; between the bytes the processor halts.
+ *
+ * An edge that comes while the pin is masked is lost, but not for sure: KVM gives it to a worker, which
+ * may come so late that it finds the route of the unmasked pin (irqfd_inject). So one interrupt without
+ * a cause is allowed.
  */
 #include "guest.h"
 #include "apic.h"
@@ -44,7 +48,7 @@
     OUTB(COM1, '*')
 #if TARGET == 0
 3:  cli
-    cmp [rip + count], ebx
+    cmp [rip + causes], ebx
     jae 4f
     sti
     hlt
@@ -52,16 +56,18 @@
 4:  sti
 #else
 3:  pause
-    cmp [rip + count], ebx
+    cmp [rip + causes], ebx
     jb 3b
 #endif
     cmp ebx, BYTES
     jb 2b
     cli
-    mov eax, [rip + count]
-    EXPECT(BYTES)
     mov eax, [rip + causes]
     EXPECT(BYTES)
+    mov ebx, [rip + count]
+    lea eax, [rbx - BYTES]
+    shr eax, 1
+    EXPECT(0)
 
     /* Masked again: no more come. */
     IOAPIC_SET(0x18, 0x10000 | VECTOR)
@@ -71,7 +77,7 @@
 5:  dec ecx
     jnz 5b
     mov eax, [rip + count]
-    EXPECT(BYTES)
+    EXPECT(rbx)
     mov eax, [rip + spurious]
     EXPECT(0)
     OUTB(COM1 + 1, 0)
@@ -87,9 +93,14 @@ on_serial:
     and eax, 0x0f
     cmp eax, 2
     jne 1f
-    inc dword ptr [rip + causes]
-1:  END_OF_INTERRUPT
-    lock inc dword ptr [rip + count]
+    mov ecx, 1
+    jmp 2f
+1:  xor ecx, ecx
+2:  push rcx
+    END_OF_INTERRUPT
+    pop rcx
+    inc dword ptr [rip + count]
+    add [rip + causes], ecx
     pop rdx
     pop rcx
     pop rax
