@@ -7,14 +7,14 @@ use serde::Serialize;
 use tdvmm_arch::layout::RamLayout;
 use tdvmm_arch::topology::Topology;
 
-use super::{ConfigError, PayloadConfig, SerialConfig, SerialMode, VmConfig};
+use super::{ConfigError, PayloadConfig, SerialConfig, SerialMode, TdOptions, VmConfig};
 
 /// Bytes of a command line with its final 0, at most. Linux: COMMAND_LINE_SIZE of x86 is 2048; newer and
 /// other kernels may take more, and the kernel's own limit is checked against its header.
 pub const MAX_CMDLINE: usize = 64 << 10;
 
 /// A machine that can be, as far as that can be known without asking the host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Machine {
     /// What is started.
     pub payload: Payload,
@@ -24,6 +24,8 @@ pub struct Machine {
     pub ram: RamLayout,
     /// The first serial port.
     pub serial: SerialBackend,
+    /// Set when the machine is a TD.
+    pub td: Option<TdOptions>,
 }
 
 /// What is started.
@@ -83,17 +85,25 @@ pub enum SerialBackend {
 /// At the first value that cannot be; the message names the option, the value and the remedy.
 pub fn validate(config: &VmConfig) -> Result<Machine, ConfigError> {
     let size = config.memory.size.0;
+    let td = TdOptions::new(&config.platform, &config.cpus)?;
     Ok(Machine {
-        payload: payload(&config.payload)?,
+        payload: payload(&config.payload, td.is_some())?,
         topology: topology(config)?,
         ram: RamLayout::new(size)
             .map_err(|e| ConfigError::option("--memory", format!("size={size}"), e.to_string()))?,
-        serial: serial(config.serial.as_ref())?,
+        serial: serial(config.serial.as_ref(), td.is_some())?,
+        td,
     })
 }
 
-fn payload(config: &PayloadConfig) -> Result<Payload, ConfigError> {
+fn payload(config: &PayloadConfig, in_td: bool) -> Result<Payload, ConfigError> {
     let kernel = kernel(config)?;
+    if in_td && config.firmware.is_none() {
+        return Err(ConfigError::Missing {
+            option: "--firmware",
+            remedy: "a TD starts in firmware: give OVMF built for TDX, or TD-Shim",
+        });
+    }
     let Some(image) = config.firmware.clone() else {
         only_with(
             "--firmware-vars",
@@ -206,9 +216,14 @@ fn topology(config: &VmConfig) -> Result<Topology, ConfigError> {
     }
 }
 
-fn serial(config: Option<&SerialConfig>) -> Result<SerialBackend, ConfigError> {
+fn serial(config: Option<&SerialConfig>, in_td: bool) -> Result<SerialBackend, ConfigError> {
     let Some(config) = config else {
-        return Ok(SerialBackend::Tty);
+        // Each byte costs a TD two world switches and shows the host what it prints: only when asked for.
+        return Ok(if in_td {
+            SerialBackend::Off
+        } else {
+            SerialBackend::Tty
+        });
     };
     let SerialConfig { mode, file, socket } = config;
     match (mode, file, socket) {
@@ -276,7 +291,11 @@ mod tests {
                 cores: 2,
                 threads: 2,
             });
-            c.cpus = CpusConfig { boot: 3, topology };
+            c.cpus = CpusConfig {
+                boot: 3,
+                topology,
+                tsc_khz: None,
+            };
         });
         assert_eq!(
             text,

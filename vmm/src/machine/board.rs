@@ -32,7 +32,7 @@ use crate::plan::platform::{Device, Place, Space};
 use crate::serial::backend::{ClientSink, FileSink, StreamSink, WithInput};
 use crate::serial::input::Input;
 use crate::serial::terminal::EscapeFilter;
-use crate::vcpu::run_loop::Buses;
+use crate::vcpu::run_loop::{Buses, TdServices};
 
 /// The devices cannot be wired.
 #[derive(Debug, Error)]
@@ -75,7 +75,7 @@ pub struct Board {
 }
 
 impl Board {
-    /// Wires the devices of `plan`; they see guest memory through `memory`, and what the guest asks of the
+    /// Wires the devices of `plan`; they see guest memory through `memory`, `td` serves a TD's exits, and what the guest asks of the
     /// machine goes to `power`.
     ///
     /// # Errors
@@ -85,6 +85,7 @@ impl Board {
         plan: &Plan,
         routes: &Arc<IrqRoutes>,
         memory: &DmaView,
+        td: Option<Arc<dyn TdServices>>,
         power: &Arc<dyn PowerSink>,
     ) -> Result<Self, BoardError> {
         let pci = Arc::new(pci_root()?);
@@ -131,6 +132,7 @@ impl Board {
         let buses = Buses {
             ports: ports.build(),
             mmio: mmio.build(),
+            td,
         };
         Ok(Self {
             buses: Arc::new(buses),

@@ -7,6 +7,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::events::{self, LoopError};
 use super::launch_plain::{self, LaunchError};
+use super::launch_td::{self, TdLaunchError};
 use crate::config::{Machine, SerialBackend};
 use crate::ending::{Ending, EndingCell};
 use crate::kvm::host::Host;
@@ -51,6 +52,9 @@ pub enum RunError {
     /// The VM cannot be launched.
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// The TD cannot be launched.
+    #[error(transparent)]
+    TdLaunch(#[from] TdLaunchError),
     /// The main loop failed.
     #[error(transparent)]
     Loop(#[from] LoopError),
@@ -111,7 +115,10 @@ impl Prepared {
         let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
             .map_err(process("make an event file descriptor"))?;
         let endings = Arc::new(EndingCell::new(wake));
-        let machine = launch_plain::launch(&plan, &host, files, &endings)?;
+        let machine = match &plan.td {
+            None => launch_plain::launch(&plan, &host, files, &endings)?,
+            Some(td) => launch_td::launch(&plan, td, &host, &endings)?.0,
+        };
         let _terminal = match plan.serial {
             SerialBackend::Tty => RawTerminal::enter().map_err(process("make the terminal raw"))?,
             _ => None,

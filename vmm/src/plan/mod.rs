@@ -6,6 +6,7 @@
 pub mod boot;
 pub mod firmware;
 pub mod platform;
+pub mod td;
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -22,6 +23,7 @@ use crate::config::{Machine, SerialBackend};
 use crate::payload::{Firmware, KernelKind};
 use firmware::{FirmwarePlan, VarsError};
 use platform::Place;
+use td::{TdPlan, TdPlanError};
 
 /// The machine cannot be planned; each message names the option.
 #[derive(Debug, PartialEq, Eq, Error)]
@@ -45,6 +47,9 @@ pub enum PlanError {
     /// The firmware's variable store cannot be replaced.
     #[error("--firmware-vars: {0}")]
     Vars(VarsError),
+    /// The TD cannot be planned.
+    #[error(transparent)]
+    Td(TdPlanError),
     /// What the firmware is to find in fw_cfg cannot be made.
     #[error("--kernel: {0}")]
     FwCfg(FwCfgError),
@@ -82,6 +87,8 @@ pub struct Plan {
     pub acpi: AcpiTables,
     /// What is started, and how.
     pub boot: BootPlan,
+    /// Set when the machine is a TD.
+    pub td: Option<TdPlan>,
 }
 
 /// How the guest is started.
@@ -136,6 +143,13 @@ impl Plan {
                 BootPlan::Firmware(FirmwarePlan::new(machine, firmware, &acpi)?)
             }
         };
+        let td = match (&machine.td, &boot, payload) {
+            (Some(options), BootPlan::Firmware(planned), PayloadFacts::Firmware(files)) => {
+                let td = TdPlan::new(machine, options, &planned.image, files, &acpi);
+                Some(td.map_err(PlanError::Td)?)
+            }
+            _ => None,
+        };
         let with_serial = machine.serial != SerialBackend::Off;
         let with_firmware = matches!(boot, BootPlan::Firmware(_));
         Ok(Self {
@@ -145,6 +159,7 @@ impl Plan {
             serial: machine.serial.clone(),
             acpi,
             boot,
+            td,
         })
     }
 }
