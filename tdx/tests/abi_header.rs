@@ -3,6 +3,8 @@
 //! Needs the user space headers of Linux 6.16 or later: `TDVMM_KERNEL_HEADERS` names a folder with
 //! `linux/kvm.h` in it, else `headers/usr/include` in the cache is looked at. Ignored without them.
 
+mod needs;
+
 use std::collections::HashMap;
 use std::env;
 use std::ffi::OsString;
@@ -239,7 +241,7 @@ fn main() {
             let folder = folder.clone();
             Trial::test(name, move || compare(&folder, name, &items()))
         }
-        Err(why) => Trial::test(format!("{name} ({why})"), || Ok(())).with_ignored_flag(true),
+        Err(why) => needs::unmet(name, "headers", why),
     });
     libtest_mimic::run(&arguments, trials.collect()).exit();
 }

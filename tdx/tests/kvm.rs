@@ -1,6 +1,8 @@
 //! `ioctl` against a KVM that has no TDX: the calls reach the kernel, and its refusals come back
 //! decoded. What a TD does with them is shown on emulated TDX. Ignored where there is no KVM.
 
+mod needs;
+
 use std::error::Error;
 use std::fs::File;
 
@@ -36,9 +38,7 @@ fn main() {
     let kvm = Kvm::new().and_then(|kvm| kvm.create_vm());
     let trials = CASES.iter().map(|(name, case)| match &kvm {
         Ok(_) => Trial::test(*name, || case(Kvm::new()?.create_vm()?)),
-        Err(error) => {
-            Trial::test(format!("{name} (no KVM here: {error})"), || Ok(())).with_ignored_flag(true)
-        }
+        Err(error) => needs::unmet(name, "kvm", &format!("no KVM here: {error}")),
     });
     libtest_mimic::run(&arguments, trials.collect()).exit();
 }

@@ -6,6 +6,8 @@
     reason = "a memory slot is a promise about an address range"
 )]
 
+mod needs;
+
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use kvm_bindings::{kvm_memory_attributes, kvm_userspace_memory_region2};
@@ -51,7 +53,7 @@ fn main() {
     let lacking = lacking();
     let trials = CASES.iter().map(|(name, case)| match &lacking {
         None => Trial::test(*name, *case),
-        Some(why) => Trial::test(format!("{name} ({why})"), || Ok(())).with_ignored_flag(true),
+        Some(why) => needs::unmet(name, "tdx", why),
     });
     libtest_mimic::run(&arguments, trials.collect()).exit();
 }
