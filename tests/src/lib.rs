@@ -11,7 +11,12 @@
 //! under test. (The lanes L0 to L4 of the test summary are another counting; see `xtask`.)
 
 pub mod cache;
+pub mod cpio;
 pub mod debian;
+pub mod kernel;
+pub mod l1;
+pub mod programs;
+pub mod qemu;
 
 /// One line about what the testbed is doing, on standard error.
 #[expect(
