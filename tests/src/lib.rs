@@ -3,9 +3,10 @@
 //!
 //! - [`cache`]: where downloads and built images live, outside git.
 //! - [`debian`]: pinned packages from the configured Debian mirror, checked, unpacked, cached.
-//! - [`cpio`], [`kernel`], [`qemu`]: what an L1 is put together from.
+//! - [`cpio`], [`kernel`], [`qemu`], [`programs`]: what an L1 is put together from.
 //! - [`l1`]: an L1 Linux with KVM inside QEMU (TCG) and a session that runs programs in it.
 //! - [`guest`]: the initramfs of the guests that the VMM under test boots, and what it reports.
+//! - [`harness`]: cases, their order, deadlines and results.
 //!
 //! Names: L0 is this machine, L1 the emulated machine whose kernel has KVM, L2 the guest of the VMM
 //! under test. (The lanes L0 to L4 of the test summary are another counting; see `xtask`.)
@@ -13,6 +14,8 @@
 pub mod cache;
 pub mod cpio;
 pub mod debian;
+pub mod guest;
+pub mod harness;
 pub mod kernel;
 pub mod l1;
 pub mod programs;
