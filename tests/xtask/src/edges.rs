@@ -93,7 +93,10 @@ fn reasons(table: &str) -> Uses {
         let heading = name == "crate" || name.starts_with("---") || reason.is_empty();
         (!heading).then(|| (name.to_owned(), split_users(users)))
     });
-    rows.collect()
+    // A crate may have several lines: one reason for each user.
+    let mut reasons = Uses::new();
+    rows.for_each(|(name, users)| reasons.entry(name).or_default().extend(users));
+    reasons
 }
 
 /// `devices` and `vmm` of `devices (tests, benches), vmm`.
