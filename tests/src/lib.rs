@@ -1,1 +1,35 @@
-//! What the lanes share.
+//! What the lanes share: the testbed that boots real kernels under the VMM on a machine that may
+//! have no hardware virtualization.
+//!
+//! - [`cache`]: where downloads and built images live, outside git.
+//! - [`debian`]: pinned packages from the configured Debian mirror, checked, unpacked, cached.
+//! - [`cpio`], [`kernel`], [`qemu`], [`programs`]: what an L1 is put together from.
+//! - [`l1`]: an L1 Linux with KVM inside QEMU (TCG) and a session that runs programs in it.
+//! - [`guest`]: the initramfs of the guests that the VMM under test boots, and what it reports.
+//! - [`harness`]: cases, their order, deadlines and results.
+//! - [`demo`], [`lab`]: the testbed by hand.
+//!
+//! Names: L0 is this machine, L1 the emulated machine whose kernel has KVM, L2 the guest of the VMM
+//! under test. (The lanes L0 to L4 of the test summary are another counting; see `xtask`.)
+
+pub mod cache;
+pub mod cpio;
+pub mod debian;
+pub mod demo;
+pub mod exit_codes;
+pub mod guest;
+pub mod harness;
+pub mod kernel;
+pub mod l1;
+pub mod lab;
+pub mod programs;
+pub mod qemu;
+
+/// One line about what the testbed is doing, on standard error.
+#[expect(
+    clippy::print_stderr,
+    reason = "a test harness talks to who started it"
+)]
+pub fn say(line: &str) {
+    eprintln!("testbed: {line}");
+}
