@@ -6,6 +6,7 @@
 //! - [`cpio`], [`kernel`], [`qemu`], [`programs`]: what an L1 is put together from.
 //! - [`l1`]: an L1 Linux with KVM inside QEMU (TCG) and a session that runs programs in it.
 //! - [`guest`]: the initramfs of the guests that the VMM under test boots, and what it reports.
+//! - [`native`]: guests in assembly on this machine's own KVM, for lane L2 and the bench.
 //! - [`harness`]: cases, their order, deadlines and results.
 //! - [`demo`], [`lab`]: the testbed by hand.
 //!
@@ -22,6 +23,7 @@ pub mod harness;
 pub mod kernel;
 pub mod l1;
 pub mod lab;
+pub mod native;
 pub mod programs;
 pub mod qemu;
 

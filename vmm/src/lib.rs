@@ -9,6 +9,7 @@
 pub mod cli;
 pub mod config;
 pub mod ending;
+pub mod heap;
 pub mod kvm;
 pub mod machine;
 pub mod memory;

@@ -1,22 +1,20 @@
 //! The `tdvmm` program: command line in, exit code out.
 
-#![expect(
-    clippy::print_stdout,
-    reason = "the plan is printed to standard output"
-)]
-
 use std::error::Error;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 use tdvmm::cli::Cli;
 use tdvmm::config::validate;
 use tdvmm::ending::{BAD_ARGUMENTS, BAD_CONFIG, HOST_ERROR};
+use tdvmm::heap;
 use tdvmm::machine::run::Prepared;
 use tdvmm::observe::log;
 use tdvmm::serial::terminal;
 
 fn main() -> ExitCode {
+    heap::use_one_arena();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -26,13 +24,13 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    restore_terminal_on_panic();
+    terminal::restore_on_panic();
     if let Err(error) = log::install(cli.verbose, cli.log_file.as_deref()) {
         let path = cli.log_file.unwrap_or_default();
-        eprintln!(
-            "tdvmm: --log-file {}: cannot be opened: {error}",
+        say(&format!(
+            "--log-file {}: cannot be opened: {error}",
             path.display()
-        );
+        ));
         return ExitCode::from(BAD_CONFIG);
     }
     let machine = match cli.model().and_then(|model| validate(&model)) {
@@ -48,7 +46,7 @@ fn main() -> ExitCode {
     }
     match prepared.run() {
         Ok(ending) => {
-            eprintln!("tdvmm: {ending}");
+            say(&ending.to_string());
             ExitCode::from(ending.exit_code())
         }
         Err(error) => {
@@ -63,31 +61,29 @@ fn main() -> ExitCode {
 }
 
 fn print_plan(prepared: &Prepared) -> ExitCode {
-    match serde_json::to_string_pretty(&prepared.plan) {
-        Ok(text) => {
-            println!("{text}");
-            ExitCode::SUCCESS
+    let text = serde_json::to_string_pretty(&prepared.plan).map_err(io::Error::from);
+    match text.and_then(|text| writeln!(io::stdout(), "{text}")) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("cannot print the plan: {error}"));
+            ExitCode::from(HOST_ERROR)
         }
-        Err(error) => fail(&error, HOST_ERROR),
     }
 }
 
 /// One line: what failed, and its causes after colons.
 fn fail(error: &dyn Error, code: u8) -> ExitCode {
-    let mut line = format!("tdvmm: {error}");
+    let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         line.push_str(&format!(": {error}"));
         cause = error.source();
     }
-    eprintln!("{line}");
+    say(&line);
     ExitCode::from(code)
 }
 
-fn restore_terminal_on_panic() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        terminal::restore();
-        report(panic);
-    }));
+/// One line on standard error, written at once. Where it cannot be written, the exit code has to do.
+fn say(line: &str) {
+    let _ = io::stderr().write_all(format!("tdvmm: {line}\n").as_bytes());
 }
