@@ -1,1 +1,3 @@
 //! What the lanes share.
+
+pub mod conformance;
