@@ -1,3 +1,27 @@
-//! What the lanes share.
+//! What the lanes share: the testbed that boots real kernels under the VMM on a machine that may
+//! have no hardware virtualization.
+//!
+//! - [`cache`]: where downloads and built images live, outside git.
+//! - [`debian`]: pinned packages from the configured Debian mirror, checked, unpacked, cached.
+//! - [`cpio`], [`kernel`], [`qemu`]: what an L1 is put together from.
+//! - [`l1`]: an L1 Linux with KVM inside QEMU (TCG) and a session that runs programs in it.
+//! - [`conformance`]: what KVM answers to each call of a TD's launch, as data.
+//! - [`fixture`]: emulated TDX: KVM modules built from kernel source, and its own tests.
+//! - [`guest`]: the initramfs of the guests that the VMM under test boots, and what it reports.
+//!
+//! Names: L0 is this machine, L1 the emulated machine whose kernel has KVM, L2 the guest of the VMM
+//! under test. (The lanes L0 to L4 of the test summary are another counting; see `xtask`.)
 
+pub mod cache;
 pub mod conformance;
+pub mod debian;
+pub mod fixture;
+
+/// One line about what the testbed is doing, on standard error.
+#[expect(
+    clippy::print_stderr,
+    reason = "a test harness talks to who started it"
+)]
+pub fn say(line: &str) {
+    eprintln!("testbed: {line}");
+}

@@ -1,0 +1,345 @@
+//! apt as a tool that reads a suite's signed index and downloads, and does nothing else.
+//!
+//! Each suite has an apt root of its own in the cache: configuration, package lists, an empty list
+//! of installed packages. Of the machine's configuration only the proxies and the address of the
+//! mirror are taken. apt checks the index against the archive's keys and the files against the
+//! index. A suite may be past its Valid-Until (a mirror that stands still), which is accepted.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+
+use super::pins::Suite;
+use super::resolve::{Candidate, Deb};
+use crate::cache::Cache;
+
+const HELPER: &str = "/usr/lib/apt/apt-helper";
+const KEYRINGS: [&str; 2] = [
+    "/usr/share/keyrings/debian-archive-keyring.gpg",
+    "/usr/share/keyrings/debian-archive-keyring.pgp",
+];
+
+/// The apt root of one suite.
+#[derive(Debug)]
+pub struct Apt {
+    config: PathBuf,
+    suite: String,
+}
+
+impl Apt {
+    /// Writes the apt root of `suite` and reads the suite's index.
+    pub fn open(cache: &Cache, name: &str, suite: &Suite) -> Result<Self> {
+        ensure!(
+            Path::new(HELPER).exists(),
+            "the testbed takes its packages with apt, which this machine does not have"
+        );
+        let root = cache.dir(&format!("apt/{name}"))?;
+        for dir in ["etc", "lists/partial", "archives/partial", "state"] {
+            fs::create_dir_all(root.join(dir))?;
+        }
+        fs::write(root.join("state/status"), "")?;
+        let suites: Vec<&str> = suite
+            .base
+            .iter()
+            .map(String::as_str)
+            .chain([name])
+            .collect();
+        fs::write(
+            root.join("etc/sources.list"),
+            sources(&mirror()?, &suites, keyring()?),
+        )?;
+        let config = root.join("apt.conf");
+        fs::write(&config, configuration(&root, &proxies()))?;
+        let apt = Self {
+            config,
+            suite: name.to_owned(),
+        };
+        apt.update()?;
+        Ok(apt)
+    }
+
+    fn update(&self) -> Result<()> {
+        crate::say(&format!("reading the index of {}", self.suite));
+        let status = self
+            .command("apt-get")
+            .arg("update")
+            .arg("--error-on=any")
+            .stdout(std::io::stderr())
+            .status()
+            .context("cannot run apt-get")?;
+        ensure!(
+            status.success(),
+            "apt-get could not read the signed index of {}",
+            self.suite
+        );
+        Ok(())
+    }
+
+    /// All versions of a package that the suite has.
+    pub fn candidates(&self, package: &str) -> Result<Vec<Candidate>> {
+        // An unknown name is an error for apt-cache, here it is just no candidate.
+        let output = self.command("apt-cache").args(["show", package]).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        Ok(text
+            .split("\n\n")
+            .filter_map(parse_stanza)
+            .filter(|c| c.package == package)
+            .collect())
+    }
+
+    /// Names of all packages that start with `prefix`.
+    pub fn names(&self, prefix: &str) -> Result<Vec<String>> {
+        let text = self.output(self.command("apt-cache").args(["pkgnames", prefix]))?;
+        Ok(text
+            .lines()
+            .map(str::to_owned)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect())
+    }
+
+    /// The address of one package.
+    pub fn locate(&self, candidate: &Candidate) -> Result<Deb> {
+        let name = format!("{}={}", candidate.package, candidate.version);
+        let text =
+            self.output(
+                self.command("apt-get")
+                    .args(["-qq", "download", "--print-uris", &name]),
+            )?;
+        let deb = text.lines().find_map(parse_uri);
+        let deb = deb.ok_or_else(|| anyhow!("apt-get gave no address for {name}: {text}"))?;
+        ensure!(
+            deb.sha256 == candidate.sha256,
+            "two different sha256 in the index for {name}"
+        );
+        Ok(deb)
+    }
+
+    /// The addresses of packages and of all that they depend on, as `name` or `name=version`.
+    pub fn closure<S: AsRef<OsStr>>(&self, names: &[S]) -> Result<Vec<Deb>> {
+        let mut command = self.command("apt-get");
+        command.args(["-qq", "install", "--print-uris"]).args(names);
+        let debs: Vec<Deb> = self
+            .output(&mut command)?
+            .lines()
+            .filter_map(parse_uri)
+            .collect();
+        ensure!(!debs.is_empty(), "apt-get found nothing to install");
+        Ok(debs)
+    }
+
+    fn output(&self, command: &mut Command) -> Result<String> {
+        let output = command
+            .output()
+            .with_context(|| format!("cannot run {command:?}"))?;
+        if !output.status.success() {
+            bail!(
+                "{command:?} failed: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn command(&self, program: &str) -> Command {
+        apt_command(&self.config, program)
+    }
+}
+
+/// Downloads files into `dir`, each under the name that the archive gives it.
+///
+/// What is already there in part is continued where the mirror allows it.
+pub fn download(cache: &Cache, debs: &[&Deb], dir: &Path) -> Result<()> {
+    let root = cache.dir("apt/download")?;
+    for dir in ["lists/partial", "archives/partial", "state"] {
+        fs::create_dir_all(root.join(dir))?;
+    }
+    let config = root.join("apt.conf");
+    fs::write(&config, configuration(&root, &proxies()))?;
+    let mut command = apt_command(&config, HELPER);
+    command.arg("download-file").stdout(std::io::stderr());
+    for deb in debs {
+        command
+            .arg(&deb.uri)
+            .arg(dir.join(&deb.file))
+            .arg(format!("SHA256:{}", deb.sha256));
+    }
+    let status = command.status().context("cannot run apt-helper")?;
+    ensure!(
+        status.success(),
+        "apt could not download {} package(s)",
+        debs.len()
+    );
+    Ok(())
+}
+
+fn apt_command(config: &Path, program: &str) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env("APT_CONFIG", config)
+        .env("LC_ALL", "C.UTF-8")
+        .stdin(Stdio::null());
+    command
+}
+
+fn configuration(root: &Path, proxies: &str) -> String {
+    let root = root.display();
+    format!(
+        r#"Dir::Etc "{root}/etc"; Dir::Etc::sourcelist "{root}/etc/sources.list";
+Dir::Etc::sourceparts "/dev/null"; Dir::Etc::main "/dev/null"; Dir::Etc::parts "/dev/null";
+Dir::Etc::preferences "/dev/null"; Dir::Etc::preferencesparts "/dev/null";
+Dir::State "{root}/state"; Dir::State::lists "{root}/lists"; Dir::State::status "{root}/state/status";
+Dir::Cache "{root}"; Dir::Cache::archives "{root}/archives";
+APT::Architecture "amd64"; APT::Architectures {{ "amd64"; }};
+APT::Install-Recommends "false"; APT::Install-Suggests "false"; APT::Sandbox::User "";
+Acquire::Languages "none"; Acquire::Check-Valid-Until "false"; Acquire::Check-Date "false";
+Acquire::ForceHash "SHA256"; Acquire::Retries "3"; Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
+Binary::apt-get::APT::Get::Assume-Yes "true";
+{proxies}"#
+    )
+}
+
+fn sources(mirror: &str, suites: &[&str], keyring: &str) -> String {
+    let mut text = String::new();
+    for suite in suites {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "deb [signed-by={keyring}] {mirror} {suite} main");
+    }
+    text
+}
+
+fn keyring() -> Result<&'static str> {
+    KEYRINGS
+        .into_iter()
+        .find(|k| Path::new(k).exists())
+        .ok_or_else(|| {
+            anyhow!("the archive's keys are missing: install the package debian-archive-keyring")
+        })
+}
+
+/// The proxy settings of the machine's apt.
+fn proxies() -> String {
+    let Ok(output) = Command::new("apt-config").arg("dump").output() else {
+        return String::new();
+    };
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter(|line| line.starts_with("Acquire::") && line.to_lowercase().contains("proxy"))
+        .map(|line| format!("{line}\n"))
+        .collect()
+}
+
+/// The mirror of the Debian archive: from the environment, else from the machine's apt.
+fn mirror() -> Result<String> {
+    if let Ok(mirror) = env::var("TDVMM_DEBIAN_MIRROR") {
+        return Ok(mirror);
+    }
+    let output = Command::new("apt-get")
+        .args([
+            "indextargets",
+            "--format",
+            "$(RELEASE) $(COMPONENT) $(REPO_URI)",
+        ])
+        .arg("Created-By: Packages")
+        .output()
+        .context("cannot run apt-get")?;
+    let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    choose_mirror(&String::from_utf8_lossy(&output.stdout), &os_release).ok_or_else(|| {
+        anyhow!(
+            "this machine's apt configuration names no Debian mirror: \
+             set TDVMM_DEBIAN_MIRROR to the address of one"
+        )
+    })
+}
+
+/// The source that serves the machine's own Debian release, security and other archives aside.
+fn choose_mirror(targets: &str, os_release: &str) -> Option<String> {
+    let field = |key: &str| {
+        let line = os_release
+            .lines()
+            .find_map(|l| l.strip_prefix(key)?.strip_prefix('='))?;
+        Some(line.trim_matches('"').to_owned())
+    };
+    let own = field("VERSION_CODENAME");
+    let is_debian = field("ID").as_deref() == Some("debian");
+    let known = [
+        "stable", "testing", "unstable", "sid", "trixie", "forky", "bookworm",
+    ];
+    targets.lines().find_map(|line| {
+        let [release, component, uri] = line.split_whitespace().collect::<Vec<_>>()[..] else {
+            return None;
+        };
+        let release_fits = own.as_deref() == Some(release) || known.contains(&release);
+        let fits = is_debian && component == "main" && release_fits && !uri.contains("security");
+        fits.then(|| uri.to_owned())
+    })
+}
+
+/// One stanza of `apt-cache show`.
+fn parse_stanza(text: &str) -> Option<Candidate> {
+    let field = |key: &str| {
+        text.lines()
+            .find_map(|l| l.strip_prefix(key)?.strip_prefix(": "))
+    };
+    Some(Candidate {
+        package: field("Package")?.to_owned(),
+        version: field("Version")?.to_owned(),
+        sha256: field("SHA256")?.to_owned(),
+    })
+}
+
+/// One line of `--print-uris`: address in quotes, file name, size, hash.
+fn parse_uri(line: &str) -> Option<Deb> {
+    let [uri, file, size, hash] = line.split_whitespace().collect::<Vec<_>>()[..] else {
+        return None;
+    };
+    Some(Deb {
+        uri: uri.strip_prefix('\'')?.strip_suffix('\'')?.to_owned(),
+        file: file.to_owned(),
+        size: size.parse().ok()?,
+        sha256: hash.strip_prefix("SHA256:")?.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEBIAN: &str = "ID=debian\nVERSION_CODENAME=bookworm\n";
+
+    #[test]
+    fn mirror_is_the_source_of_the_own_release() {
+        let targets = "cloud main http://x.example/apt/\n\
+                       bookworm-security main http://m.example/debian-security/\n\
+                       bookworm contrib http://m.example/debian/\n\
+                       bookworm main http://m.example/debian/\n";
+        let mirror = choose_mirror(targets, DEBIAN);
+        assert_eq!(mirror.as_deref(), Some("http://m.example/debian/"));
+    }
+
+    #[test]
+    fn mirror_of_another_distribution_is_not_taken() {
+        let targets = "noble main http://m.example/other/\nstable main http://m.example/other/\n";
+        assert_eq!(
+            choose_mirror(targets, "ID=other\nVERSION_CODENAME=noble\n"),
+            None
+        );
+    }
+
+    #[test]
+    fn uri_line_is_parsed() {
+        let line = "'http://m.example/pool/a_1%3a2.deb' a_1%3a2.deb 970908 SHA256:00ff";
+        let deb = parse_uri(line).unwrap();
+        assert_eq!(
+            (deb.file.as_str(), deb.size, deb.sha256.as_str()),
+            ("a_1%3a2.deb", 970908, "00ff")
+        );
+        assert!(parse_uri("E: something else").is_none());
+    }
+}

@@ -1,0 +1,433 @@
+//! The packages in the cache: what the pins name, downloaded, checked and unpacked on demand.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::rc::Rc;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+use super::apt::{self, Apt};
+use super::pins::{KernelPin, PackagePin, Pins, is_sibling};
+use super::resolve::{
+    Candidate, Deb, ResolvedKernel, ResolvedPackage, newest, newest_common, pinned,
+};
+use crate::cache::Cache;
+
+/// The pins of this repository.
+pub const PINS: &str = include_str!("../../../resources/testbed.toml");
+
+/// All packages that the testbed knows.
+#[derive(Debug)]
+pub struct Packages {
+    cache: Cache,
+    pins: Pins,
+    // An index is read at most once in a run, and only if something is not in the cache.
+    suites: RefCell<BTreeMap<String, Rc<Apt>>>,
+}
+
+/// A kernel whose version is decided; its parts are fetched when they are asked for.
+#[derive(Debug)]
+pub struct Kernel<'a> {
+    packages: &'a Packages,
+    /// Key in the pins, for instance `7.2`.
+    pub series: String,
+    /// What was chosen.
+    pub resolved: ResolvedKernel,
+}
+
+impl Packages {
+    /// Opens the cache with the pins of the repository.
+    pub fn open() -> Result<Self> {
+        Self::with(Cache::open()?, Pins::parse(PINS)?)
+    }
+
+    /// Opens a cache with given pins.
+    pub fn with(cache: Cache, pins: Pins) -> Result<Self> {
+        Ok(Self {
+            cache,
+            pins,
+            suites: RefCell::default(),
+        })
+    }
+
+    /// The cache that the packages are in.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// Decides on the version of the kernel of a series.
+    pub fn kernel(&self, series: &str) -> Result<Kernel<'_>> {
+        let pin = self.pins.kernel.get(series);
+        let pin = pin.ok_or_else(|| anyhow!("no kernel series `{series}` in the pins"))?;
+        let record = format!("kernel-{series}");
+        let known: Option<ResolvedKernel> = self.recall(&record)?;
+        let known = known.filter(|k| {
+            k.pin == pin.version && pin.parts.keys().all(|part| k.parts.contains_key(part))
+        });
+        let resolved = match known {
+            Some(known) => known,
+            None => self.keep(&record, self.resolve_kernel(series, pin)?)?,
+        };
+        if resolved.version != pin.version {
+            note_replaced(&format!("kernel {series}"), &pin.version, &resolved.version);
+        }
+        Ok(Kernel {
+            packages: self,
+            series: series.to_owned(),
+            resolved,
+        })
+    }
+
+    /// Decides on the version of a package and fetches it, with its closure if the pin says so.
+    pub fn package(&self, name: &str) -> Result<ResolvedPackage> {
+        let pin = self.pins.package.get(name);
+        let pin = pin.ok_or_else(|| anyhow!("no package `{name}` in the pins"))?;
+        let record = format!("package-{name}");
+        let known: Option<ResolvedPackage> = self.recall(&record)?;
+        let known = known.filter(|k| k.pin == pin.version);
+        let resolved = match known.filter(|k| self.fetch(&k.debs).is_ok()) {
+            Some(known) => known,
+            None => {
+                let resolved = self.resolve_package(name, pin)?;
+                self.fetch(&resolved.debs)?;
+                self.keep(&record, resolved)?
+            }
+        };
+        if resolved.version != pin.version {
+            note_replaced(name, &pin.version, &resolved.version);
+        }
+        Ok(resolved)
+    }
+
+    /// The folder with the files of a package (and of its closure, laid over each other).
+    pub fn unpack(&self, name: &str) -> Result<PathBuf> {
+        let resolved = self.package(name)?;
+        self.unpack_debs(name, &resolved.debs)
+    }
+
+    /// Packages with all they depend on, at the suite's newest versions, not pinned: for a chroot.
+    pub fn closure(&self, suite: &str, names: &[String]) -> Result<Vec<Deb>> {
+        let debs = self.suite(suite)?.closure(names)?;
+        self.fetch(&debs)?;
+        Ok(debs)
+    }
+
+    /// The path of a downloaded package file.
+    pub fn deb_path(&self, deb: &Deb) -> Result<PathBuf> {
+        // The archive's file name says version and architecture; the hash tells apart rebuilds.
+        let dir = self.cache.dir(&format!("debs/{}", short(&deb.sha256)))?;
+        Ok(dir.join(&deb.file))
+    }
+
+    /// Downloads what is not in the cache yet, and checks it.
+    pub fn fetch(&self, debs: &[Deb]) -> Result<()> {
+        let _lock = self.cache.lock("download")?;
+        let mut missing = Vec::new();
+        for deb in debs {
+            if !self.deb_path(deb)?.exists() {
+                missing.push(deb);
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let megabytes = missing.iter().map(|d| d.size).sum::<u64>() / 1_000_000;
+        crate::say(&format!(
+            "downloading {} package(s), {megabytes} MB",
+            missing.len()
+        ));
+        // Half-made files stay in `partial`, where an interrupted download is taken up again.
+        let partial = self.cache.dir("debs/partial")?;
+        apt::download(&self.cache, &missing, &partial)?;
+        for deb in missing {
+            let file = partial.join(&deb.file);
+            let sha256 = sha256_file(&file)?;
+            if sha256 != deb.sha256 {
+                fs::remove_file(&file)?;
+                bail!(
+                    "{} has sha256 {sha256}, the signed index says {}",
+                    deb.file,
+                    deb.sha256
+                );
+            }
+            fs::rename(&file, self.deb_path(deb)?)?;
+        }
+        Ok(())
+    }
+
+    fn unpack_debs(&self, name: &str, debs: &[Deb]) -> Result<PathBuf> {
+        let mut hash = Sha256::new();
+        for deb in debs {
+            hash.update(&deb.sha256);
+        }
+        let folder = format!("unpacked/{name}-{}", short(&hex(&hash.finalize())));
+        self.cache.build_dir(&folder, |dir| {
+            crate::say(&format!("unpacking {name}"));
+            debs.iter()
+                .try_for_each(|deb| unpack_deb(&self.deb_path(deb)?, dir))
+        })
+    }
+
+    fn suite(&self, name: &str) -> Result<Rc<Apt>> {
+        if let Some(apt) = self.suites.borrow().get(name) {
+            return Ok(Rc::clone(apt));
+        }
+        let suite = self.pins.suite.get(name);
+        let suite = suite.ok_or_else(|| anyhow!("no suite `{name}` in the pins"))?;
+        let apt = Rc::new(Apt::open(&self.cache, name, suite)?);
+        self.suites
+            .borrow_mut()
+            .insert(name.to_owned(), Rc::clone(&apt));
+        Ok(apt)
+    }
+
+    fn resolve_package(&self, name: &str, pin: &PackagePin) -> Result<ResolvedPackage> {
+        let mut replacement = None;
+        for suite in &pin.suites {
+            let candidates = self.suite(suite)?.candidates(&pin.package)?;
+            if let Some(found) = pinned(&candidates, &pin.version, &pin.sha256)? {
+                return self.resolved_package(pin, suite, found);
+            }
+            if replacement.is_none() {
+                replacement = newest(&candidates, &pin.series).map(|c| (suite, c.clone()));
+            }
+        }
+        let (suite, found) = replacement.ok_or_else(|| {
+            anyhow!(
+                "neither {name} {} nor another {} of series {} is in {}",
+                pin.version,
+                pin.package,
+                pin.series,
+                pin.suites.join(", ")
+            )
+        })?;
+        self.resolved_package(pin, suite, &found)
+    }
+
+    fn resolved_package(
+        &self,
+        pin: &PackagePin,
+        suite: &str,
+        found: &Candidate,
+    ) -> Result<ResolvedPackage> {
+        let apt = self.suite(suite)?;
+        let mut debs = vec![apt.locate(found)?];
+        if pin.closure {
+            let all = apt.closure(&[format!("{}={}", found.package, found.version)])?;
+            let first = debs[0].clone();
+            debs.extend(all.into_iter().filter(|d| *d != first));
+        }
+        Ok(ResolvedPackage {
+            pin: pin.version.clone(),
+            version: found.version.clone(),
+            suite: suite.to_owned(),
+            debs,
+        })
+    }
+
+    fn resolve_kernel(&self, series: &str, pin: &KernelPin) -> Result<ResolvedKernel> {
+        let mut replacement = None;
+        for suite in &pin.suites {
+            let parts = self.kernel_candidates(series, pin, suite, &pin.release)?;
+            let mut whole = true;
+            for (part, candidates) in pin.parts.values().zip(&parts) {
+                whole &= pinned(candidates, &pin.version, &part.sha256)?.is_some();
+            }
+            if whole {
+                return self.resolved_kernel(pin, suite, &pin.release, &pin.version, &parts);
+            }
+            if replacement.is_none() {
+                replacement = self
+                    .newest_kernel(series, pin, suite)?
+                    .map(|found| (suite, found));
+            }
+        }
+        let (suite, (release, version)) = replacement.ok_or_else(|| {
+            anyhow!(
+                "no version of kernel {series} with all of its parts is in {}",
+                pin.suites.join(", ")
+            )
+        })?;
+        let parts = self.kernel_candidates(series, pin, suite, &release)?;
+        self.resolved_kernel(pin, suite, &release, &version, &parts)
+    }
+
+    /// The candidates of each part for one kernel release, in the order of the parts.
+    fn kernel_candidates(
+        &self,
+        series: &str,
+        pin: &KernelPin,
+        suite: &str,
+        release: &str,
+    ) -> Result<Vec<Vec<Candidate>>> {
+        let apt = self.suite(suite)?;
+        pin.parts
+            .values()
+            .map(|part| apt.candidates(&part.name(series, release)))
+            .collect()
+    }
+
+    /// The newest release of the series, with the version that all of its parts have.
+    fn newest_kernel(
+        &self,
+        series: &str,
+        pin: &KernelPin,
+        suite: &str,
+    ) -> Result<Option<(String, String)>> {
+        let prefix = pin.parts.get("image").and_then(|part| part.prefix());
+        let prefix =
+            prefix.ok_or_else(|| anyhow!("the image of kernel {series} has no release"))?;
+        let mut found: Option<(String, String)> = None;
+        for name in self.suite(suite)?.names(prefix)? {
+            let release = name.strip_prefix(prefix).unwrap_or_default();
+            if !is_sibling(release, series, &pin.release) {
+                continue;
+            }
+            let parts = self.kernel_candidates(series, pin, suite, release)?;
+            let Some(version) = newest_common(&parts, series) else {
+                continue;
+            };
+            if found
+                .as_ref()
+                .is_none_or(|(_, v)| super::compare_versions(v, &version).is_lt())
+            {
+                found = Some((release.to_owned(), version));
+            }
+        }
+        Ok(found)
+    }
+
+    fn resolved_kernel(
+        &self,
+        pin: &KernelPin,
+        suite: &str,
+        release: &str,
+        version: &str,
+        candidates: &[Vec<Candidate>],
+    ) -> Result<ResolvedKernel> {
+        let apt = self.suite(suite)?;
+        let mut parts = BTreeMap::new();
+        for (name, candidates) in pin.parts.keys().zip(candidates) {
+            let found = candidates.iter().find(|c| c.version == version);
+            let found = found.ok_or_else(|| anyhow!("kernel part {name} has no {version}"))?;
+            parts.insert(name.clone(), apt.locate(found)?);
+        }
+        Ok(ResolvedKernel {
+            pin: pin.version.clone(),
+            version: version.to_owned(),
+            release: release.to_owned(),
+            suite: suite.to_owned(),
+            parts,
+        })
+    }
+
+    fn record_path(&self, name: &str) -> Result<PathBuf> {
+        Ok(self.cache.dir("resolved")?.join(format!("{name}.json")))
+    }
+
+    fn recall<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        match fs::read(self.record_path(name)?) {
+            // A record of an older layout is as good as none.
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn keep<T: Serialize>(&self, name: &str, value: T) -> Result<T> {
+        fs::write(self.record_path(name)?, serde_json::to_vec_pretty(&value)?)?;
+        Ok(value)
+    }
+}
+
+impl Kernel<'_> {
+    /// What `uname -r` says.
+    pub fn release(&self) -> &str {
+        &self.resolved.release
+    }
+
+    /// Fetches a part and gives its package file.
+    pub fn deb(&self, part: &str) -> Result<PathBuf> {
+        let deb = self.resolved.parts.get(part);
+        let deb = deb.ok_or_else(|| anyhow!("kernel {} has no part `{part}`", self.series))?;
+        if self.packages.fetch(std::slice::from_ref(deb)).is_err() {
+            // The mirror may have moved on since the version was chosen. All parts must agree, so
+            // the record goes and the next run chooses anew.
+            let _ = fs::remove_file(
+                self.packages
+                    .record_path(&format!("kernel-{}", self.series))?,
+            );
+            bail!(
+                "{} cannot be downloaded; its version is chosen anew in the next run",
+                deb.file
+            );
+        }
+        self.packages.deb_path(deb)
+    }
+
+    /// Fetches a part and gives the folder with its files.
+    pub fn unpack(&self, part: &str) -> Result<PathBuf> {
+        let path = self.deb(part)?;
+        let deb = self
+            .resolved
+            .parts
+            .get(part)
+            .context("a part that was just fetched")?;
+        ensure!(path.exists(), "{} vanished from the cache", path.display());
+        self.packages.unpack_debs(
+            &format!("linux-{part}-{}", self.resolved.release),
+            std::slice::from_ref(deb),
+        )
+    }
+}
+
+/// Unpacks the files of a package file into `dir`, without its maintainer scripts.
+pub fn unpack_deb(deb: &Path, dir: &Path) -> Result<()> {
+    let status = Command::new("dpkg-deb")
+        .arg("-x")
+        .arg(deb)
+        .arg(dir)
+        .status();
+    let status = status.context("cannot run dpkg-deb")?;
+    ensure!(
+        status.success(),
+        "dpkg-deb could not unpack {}",
+        deb.display()
+    );
+    Ok(())
+}
+
+/// The sha256 of a file in lower-case hex.
+pub fn sha256_file(path: &Path) -> Result<String> {
+    let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let n = file.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(hex(&hash.finalize()));
+        }
+        hash.update(&buffer[..n]);
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn short(sha256: &str) -> &str {
+    sha256.get(..16).unwrap_or(sha256)
+}
+
+fn note_replaced(what: &str, pin: &str, taken: &str) {
+    crate::say(&format!(
+        "NOTE: {what} {pin} (the pin) is gone from the mirror; using {taken}"
+    ));
+}
