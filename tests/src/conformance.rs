@@ -67,8 +67,13 @@ pub struct Step {
 )]
 pub enum Call {
     CreateVm,
+    CloseVm,
     SplitIrqchip,
     ApicBusCycles,
+    Extension {
+        cap: u32,
+        equals: i32,
+    },
     Capabilities {
         #[serde(default = "room")]
         nent: u32,
@@ -173,6 +178,10 @@ pub enum Call {
         every: u32,
         #[serde(default)]
         errno: String,
+    },
+    Parameter {
+        name: String,
+        value: u32,
     },
     Ioctl {
         name: String,

@@ -7,6 +7,7 @@
 //! - [`l1`]: an L1 Linux with KVM inside QEMU (TCG) and a session that runs programs in it.
 //! - [`conformance`]: what KVM answers to each call of a TD's launch, as data.
 //! - [`fixture`]: emulated TDX: KVM modules built from kernel source, and its own tests.
+//! - [`probe`]: the program in L1 that speaks KVM's TDX ABI.
 //! - [`guest`]: the initramfs of the guests that the VMM under test boots, and what it reports.
 //!
 //! Names: L0 is this machine, L1 the emulated machine whose kernel has KVM, L2 the guest of the VMM
@@ -14,8 +15,14 @@
 
 pub mod cache;
 pub mod conformance;
+pub mod cpio;
 pub mod debian;
 pub mod fixture;
+pub mod kernel;
+pub mod l1;
+pub mod probe;
+pub mod programs;
+pub mod qemu;
 
 /// One line about what the testbed is doing, on standard error.
 #[expect(

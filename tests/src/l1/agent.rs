@@ -1,0 +1,379 @@
+//! The first process of an L1: sets the machine up, then starts programs and passes on what they
+//! say, as the session asks.
+//!
+//! One thread takes requests; each program or connection has a thread that reads its output and one
+//! that waits for its end. Nothing here decides on a test: that is done on the machine.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+use rustix::mount::{MountFlags, mount};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty;
+use rustix::system::{RebootCommand, finit_module, reboot};
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+use super::protocol::{
+    Answer, Event, Outcome, PORT_PATH, Request, SETUP_PATH, Setup, Streams, receive, send,
+};
+
+/// How long the port may take to appear.
+const PORT_WAIT: Duration = Duration::from_secs(10);
+/// How long output may take to end after the program that made it (children may hold the pipe).
+const DRAIN_WAIT: Duration = Duration::from_secs(2);
+
+/// Runs as the first process. Returns only on an error.
+pub fn run() -> io::Result<()> {
+    let mut troubles = mount_all();
+    let setup: Setup = serde_json::from_slice(&fs::read(SETUP_PATH)?)?;
+    troubles.extend(install_applets());
+    troubles.extend(load_modules(&setup.modules));
+    troubles.extend(setup.share.iter().filter_map(|tag| mount_share(tag).err()));
+    let cpus = online_cpus();
+    keep_off_first_cpu(cpus)?;
+    let mut port = open_port()?;
+    let agent = Agent {
+        out: Arc::new(Mutex::new(port.try_clone()?)),
+        inputs: HashMap::new(),
+        kernel_log: OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open("/dev/kmsg")?,
+    };
+    agent.emit(&Event::Up {
+        cpus,
+        kvm: Path::new("/dev/kvm").exists(),
+        troubles,
+    })?;
+    agent.serve(&mut port)
+}
+
+fn mount_all() -> Vec<String> {
+    let mounts = [
+        ("proc", "/proc", "proc"),
+        ("sysfs", "/sys", "sysfs"),
+        ("devtmpfs", "/dev", "devtmpfs"),
+        ("devpts", "/dev/pts", "devpts"),
+        ("tmpfs", "/dev/shm", "tmpfs"),
+        ("tmpfs", "/tmp", "tmpfs"),
+        ("tmpfs", "/run", "tmpfs"),
+        ("debugfs", "/sys/kernel/debug", "debugfs"),
+    ];
+    let mut troubles = Vec::new();
+    for (source, target, kind) in mounts {
+        // The folders are there, or belong to the file system mounted before.
+        let _ = fs::create_dir_all(target);
+        if let Err(e) = mount(source, target, kind, MountFlags::empty(), None) {
+            troubles.push(format!("cannot mount {kind} at {target}: {e}"));
+        }
+    }
+    troubles
+}
+
+fn mount_share(tag: &str) -> Result<(), String> {
+    let options = c"trans=virtio,version=9p2000.L,msize=262144";
+    fs::create_dir_all("/host")
+        .and_then(|()| Ok(mount(tag, "/host", "9p", MountFlags::empty(), options)?))
+        .map_err(|e| format!("cannot mount the shared folder: {e}"))
+}
+
+fn install_applets() -> Option<String> {
+    if !Path::new("/bin/busybox").exists() {
+        return None;
+    }
+    let status = Command::new("/bin/busybox")
+        .args(["--install", "-s", "/bin"])
+        .status();
+    (!status.is_ok_and(|s| s.success())).then(|| "cannot install busybox".to_owned())
+}
+
+fn load_modules(modules: &[(String, String)]) -> Vec<String> {
+    let load = |path: &str, parameters: &str| -> io::Result<()> {
+        let parameters = std::ffi::CString::new(parameters)?;
+        Ok(finit_module(File::open(path)?, &parameters, 0)?)
+    };
+    let failed = modules.iter().filter_map(|(path, parameters)| {
+        load(path, parameters)
+            .err()
+            .map(|e| format!("cannot load {path} {parameters}: {e}"))
+    });
+    failed.collect()
+}
+
+fn online_cpus() -> u32 {
+    let count = thread::available_parallelism().map_or(1, usize::from);
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// Children inherit the mask, so no guest ever runs on the first CPU.
+fn keep_off_first_cpu(cpus: u32) -> io::Result<()> {
+    if cpus < 2 {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    (1..cpus.min(1024))
+        .filter_map(|c| usize::try_from(c).ok())
+        .for_each(|c| set.set(c));
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+fn open_port() -> io::Result<File> {
+    let start = Instant::now();
+    loop {
+        match OpenOptions::new().read(true).write(true).open(PORT_PATH) {
+            Err(e) if e.kind() == ErrorKind::NotFound && start.elapsed() < PORT_WAIT => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
+}
+
+struct Agent {
+    // Held for one frame at a time.
+    out: Arc<Mutex<File>>,
+    inputs: HashMap<u32, Input>,
+    kernel_log: File,
+}
+
+struct Input {
+    pid: Option<Pid>,
+    to: Option<Box<dyn Write + Send>>,
+}
+
+impl Agent {
+    fn emit(&self, event: &Event) -> io::Result<()> {
+        emit(&self.out, event)
+    }
+
+    fn serve(mut self, port: &mut File) -> io::Result<()> {
+        while let Some(request) = receive(port)? {
+            let answer = self.act(request).map_err(|e| e.to_string());
+            self.emit(&Event::Answer(answer))?;
+        }
+        Err(io::Error::other("the session ended"))
+    }
+
+    fn act(&mut self, request: Request) -> io::Result<Answer> {
+        match request {
+            Request::Start {
+                run,
+                program,
+                args,
+                env,
+                streams,
+            } => {
+                let mut command = Command::new(&program);
+                command
+                    .args(args)
+                    .env("PATH", "/bin:/usr/bin")
+                    .envs(env)
+                    .current_dir("/tmp");
+                let pid = match streams {
+                    Streams::Pipes => self.start_with_pipes(run, command)?,
+                    Streams::Terminal => self.start_on_terminal(run, command)?,
+                };
+                Ok(Answer::Started(pid))
+            }
+            Request::Connect { run, path } => self.connect(run, &path),
+            Request::Input { run, data } => {
+                let to = self.input(run)?.to.as_mut();
+                to.ok_or_else(|| io::Error::other("its input is closed"))?
+                    .write_all(&data)?;
+                Ok(Answer::Done)
+            }
+            Request::CloseInput { run } => {
+                self.input(run)?.to = None;
+                Ok(Answer::Done)
+            }
+            Request::Signal { run, signal } => {
+                let pid = self.input(run)?.pid;
+                let signal = Signal::from_named_raw(signal);
+                let (Some(pid), Some(signal)) = (pid, signal) else {
+                    return Err(io::Error::other("no such process or signal"));
+                };
+                kill_process(pid, signal)?;
+                Ok(Answer::Done)
+            }
+            Request::Read { path } => Ok(Answer::Content(fs::read(path)?)),
+            Request::Write { path, mode, data } => {
+                fs::write(&path, data)?;
+                fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
+                Ok(Answer::Done)
+            }
+            Request::KernelLog => Ok(Answer::Lines(self.read_kernel_log()?)),
+            Request::PowerOff => {
+                reboot(RebootCommand::PowerOff)?;
+                Ok(Answer::Done)
+            }
+        }
+    }
+
+    fn input(&mut self, run: u32) -> io::Result<&mut Input> {
+        self.inputs
+            .get_mut(&run)
+            .ok_or_else(|| io::Error::other(format!("no run {run}")))
+    }
+
+    fn start_with_pipes(&mut self, run: u32, mut command: Command) -> io::Result<u32> {
+        let (output, for_child) = io::pipe()?;
+        command
+            .stdin(Stdio::piped())
+            .stdout(for_child.try_clone()?)
+            .stderr(for_child);
+        let start = Instant::now();
+        let mut child = command.spawn()?;
+        // The pipe ends when the child's copies are gone, so those held by `command` must go.
+        drop(command);
+        let stdin = child
+            .stdin
+            .take()
+            .map(|s| Box::new(s) as Box<dyn Write + Send>);
+        Ok(self.watch(run, start, child, output, stdin))
+    }
+
+    fn start_on_terminal(&mut self, run: u32, mut command: Command) -> io::Result<u32> {
+        let master = pty::openpt(pty::OpenptFlags::RDWR | pty::OpenptFlags::NOCTTY)?;
+        pty::grantpt(&master)?;
+        pty::unlockpt(&master)?;
+        let name = pty::ptsname(&master, Vec::new())?;
+        let name = name.to_str().map_err(io::Error::other)?.to_owned();
+        let slave: OwnedFd = OpenOptions::new().read(true).write(true).open(name)?.into();
+        command
+            .stdin(slave.try_clone()?)
+            .stdout(slave.try_clone()?)
+            .stderr(slave);
+        let start = Instant::now();
+        let child = command.spawn()?;
+        drop(command);
+        let master = File::from(master);
+        let input = Box::new(master.try_clone()?) as Box<dyn Write + Send>;
+        Ok(self.watch(run, start, child, master, Some(input)))
+    }
+
+    fn connect(&mut self, run: u32, path: &str) -> io::Result<Answer> {
+        let stream = UnixStream::connect(path)?;
+        let input = Box::new(stream.try_clone()?) as Box<dyn Write + Send>;
+        self.inputs.insert(
+            run,
+            Input {
+                pid: None,
+                to: Some(input),
+            },
+        );
+        let out = Arc::clone(&self.out);
+        let start = Instant::now();
+        thread::spawn(move || {
+            pass_output(&out, run, start, stream);
+            let _ = emit(&out, &ended(run, start, Outcome::Closed));
+        });
+        Ok(Answer::Done)
+    }
+
+    fn watch(
+        &mut self,
+        run: u32,
+        start: Instant,
+        mut child: Child,
+        output: impl Read + Send + 'static,
+        to: Option<Box<dyn Write + Send>>,
+    ) -> u32 {
+        let id = child.id();
+        let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
+        self.inputs.insert(run, Input { pid, to });
+        let (done, drained) = mpsc::channel::<()>();
+        let out = Arc::clone(&self.out);
+        thread::spawn(move || {
+            pass_output(&out, run, start, output);
+            drop(done);
+        });
+        let out = Arc::clone(&self.out);
+        thread::spawn(move || {
+            let outcome = child.wait().map_or(Outcome::Closed, outcome_of);
+            let end = ended(run, start, outcome);
+            // Ends when the sender is dropped, or when a grandchild keeps the output open.
+            let _ = drained.recv_timeout(DRAIN_WAIT);
+            let _ = emit(&out, &end);
+        });
+        id
+    }
+
+    fn read_kernel_log(&mut self) -> io::Result<Vec<String>> {
+        let mut lines = Vec::new();
+        let mut record = [0; 8192];
+        loop {
+            match self.kernel_log.read(&mut record) {
+                Ok(n) => lines.push(String::from_utf8_lossy(&record[..n]).trim_end().to_owned()),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(lines),
+                // Records were overwritten before they were read.
+                Err(e) if e.kind() == ErrorKind::BrokenPipe => {
+                    lines.push("4,0,0,-;kernel log: records lost".to_owned());
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+fn emit(out: &Mutex<File>, event: &Event) -> io::Result<()> {
+    // A thread that panicked while it wrote has ended the process.
+    let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
+    send(&mut *out, event)
+}
+
+fn ended(run: u32, start: Instant, outcome: Outcome) -> Event {
+    Event::Ended {
+        run,
+        micros: micros(start),
+        outcome,
+    }
+}
+
+fn micros(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+fn pass_output(out: &Mutex<File>, run: u32, start: Instant, mut from: impl Read) {
+    let mut buffer = [0; 16384];
+    loop {
+        match from.read(&mut buffer) {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            // A terminal without programs gives EIO.
+            Ok(0) | Err(_) => return,
+            Ok(n) => {
+                let data = buffer[..n].to_vec();
+                if emit(
+                    out,
+                    &Event::Output {
+                        run,
+                        micros: micros(start),
+                        data,
+                    },
+                )
+                .is_err()
+                {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn outcome_of(status: ExitStatus) -> Outcome {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Outcome::Exited(code),
+        (None, Some(signal)) => Outcome::Signalled(signal),
+        (None, None) => Outcome::Closed,
+    }
+}

@@ -1,0 +1,57 @@
+//! Which lines of L1's kernel log mean that the kernel is in trouble. Pure.
+
+/// Text that starts or marks a report of the kernel against itself.
+const TROUBLES: [&str; 17] = [
+    "WARNING:",
+    "BUG:",
+    "kernel BUG at",
+    "Oops:",
+    "general protection fault",
+    "Kernel panic",
+    "INFO: task",
+    "INFO: possible recursive locking",
+    "INFO: rcu",
+    "rcu: INFO:",
+    "possible circular locking dependency",
+    "suspicious RCU usage",
+    "unreferenced object",
+    "soft lockup",
+    "hard LOCKUP",
+    "UBSAN:",
+    "KASAN:",
+];
+
+/// Records of `/dev/kmsg` that are reports of trouble, as text without their prefix.
+pub fn troubles(records: &[String]) -> Vec<String> {
+    let texts = records.iter().map(|record| text(record));
+    texts
+        .filter(|t| TROUBLES.iter().any(|mark| t.contains(mark)))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The text of a record: `level,sequence,time,flags;text`, then lines of key and value.
+pub fn text(record: &str) -> &str {
+    let text = record.split_once(';').map_or(record, |(_, text)| text);
+    text.split('\n').next().unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warning_is_found_and_plain_lines_are_not() {
+        let records = [
+            "6,1,100,-;Linux version 7.2.13".to_owned(),
+            "4,2,200,-;WARNING: CPU: 1 PID: 9 at arch/x86/kvm/x86.c:1 x+0x1/0x2\n SUBSYSTEM=x"
+                .into(),
+            "4,3,300,-;kvm: some feature is disabled".to_owned(),
+        ];
+        let found = troubles(&records);
+        assert_eq!(
+            found,
+            ["WARNING: CPU: 1 PID: 9 at arch/x86/kvm/x86.c:1 x+0x1/0x2"]
+        );
+    }
+}

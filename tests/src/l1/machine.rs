@@ -1,0 +1,209 @@
+//! An L1 in the making: kernel, modules, files, size; and its start.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::{env, process};
+
+use anyhow::{Context, Result};
+
+use super::protocol::{SETUP_PATH, Setup};
+use super::session::L1;
+use crate::cache::lock_file;
+use crate::cpio::Archive;
+use crate::debian::Packages;
+use crate::kernel::{self, Modules};
+use crate::programs;
+use crate::qemu::Qemu;
+
+/// Where modules are in L1.
+const MODULE_FOLDER: &str = "/modules";
+/// Never two L1s at once: each wants more than one CPU of this machine.
+const LOCK: &str = "tdvmm-l1.lock";
+
+/// What an L1 is made of.
+#[derive(Debug)]
+pub struct Machine<'a> {
+    packages: &'a Packages,
+    qemu: Qemu,
+    image: PathBuf,
+    modules: Modules,
+    wanted: Vec<String>,
+    parameters: Vec<(String, String)>,
+    archive: Archive,
+    share: Option<PathBuf>,
+    /// CPUs, the first of which stays free of guests.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Value of QEMU's `-cpu`.
+    pub cpu_model: String,
+    /// Added to the kernel's command line.
+    pub kernel_arguments: Vec<String>,
+    /// Where the logs of L1 go: its console and QEMU's own output.
+    pub log_folder: PathBuf,
+}
+
+impl<'a> Machine<'a> {
+    /// An L1 with the kernel of a series, KVM, busybox, 3 CPUs and 4 GiB.
+    pub fn new(packages: &'a Packages, series: &str) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let kernel = packages.kernel(series)?;
+        let mut archive = Archive::new();
+        archive.copy("/init", 0o755, &programs::build(programs::L1_AGENT)?)?;
+        let busybox = packages.unpack("busybox")?.join("usr/bin/busybox");
+        archive.copy("/bin/busybox", 0o755, &busybox)?;
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        Ok(Self {
+            packages,
+            qemu: Qemu::open(packages)?,
+            image: kernel::image(&kernel)?,
+            modules: Modules::of(&kernel)?,
+            wanted: vec!["kvm-amd".to_owned()],
+            parameters: Vec::new(),
+            archive,
+            share: None,
+            cpus: 3,
+            memory_mib: 4096,
+            // 48 bits: a memory slot above 1 TiB is refused with the default of 40.
+            cpu_model: "max,phys-bits=48,la57=off".to_owned(),
+            kernel_arguments: Vec::new(),
+            log_folder: programs::target_dir().join(format!("testbed/{}-{number}", process::id())),
+        })
+    }
+
+    /// The files of L1, to add to.
+    pub fn archive(&mut self) -> &mut Archive {
+        &mut self.archive
+    }
+
+    /// Takes another file for a module; it is loaded where the original would be.
+    pub fn replace_module(&mut self, name: &str, file: &Path) {
+        self.modules.replace(name, file);
+    }
+
+    /// Loads a module, and what it depends on, beside `kvm-amd`.
+    pub fn add_module(&mut self, name: &str) {
+        self.wanted.push(name.to_owned());
+    }
+
+    /// Parameters that a module is loaded with, for instance `a=1 b=2`.
+    pub fn module_parameters(&mut self, name: &str, parameters: &str) {
+        self.parameters
+            .push((name.replace('-', "_"), parameters.to_owned()));
+    }
+
+    /// Puts QEMU into L1, at [`crate::qemu::PATH_IN_L1`].
+    pub fn add_qemu(&mut self) -> Result<()> {
+        self.qemu.install(&mut self.archive)
+    }
+
+    /// Puts the image of a kernel into L1.
+    pub fn add_kernel(&mut self, series: &str, path: &str) -> Result<()> {
+        let image = kernel::image(&self.packages.kernel(series)?)?;
+        self.archive.copy(path, 0o644, &image)?;
+        Ok(())
+    }
+
+    /// Shares a folder of this machine with L1, where it appears at `/host`.
+    pub fn share(&mut self, folder: &Path) {
+        self.wanted
+            .extend(["9pnet_virtio".to_owned(), "9p".to_owned()]);
+        self.share = Some(folder.to_owned());
+    }
+
+    /// Starts L1 and waits until its agent speaks. An L1 that does not come up is started once more,
+    /// and that is said.
+    pub fn boot(&self) -> Result<L1> {
+        let lock = lock_file(&env::temp_dir().join(LOCK))?;
+        fs::create_dir_all(&self.log_folder)?;
+        let initramfs = self.log_folder.join("initramfs.cpio");
+        fs::write(&initramfs, self.initramfs()?)
+            .with_context(|| format!("cannot write {}", initramfs.display()))?;
+        let result = self.start("console.log", &initramfs).or_else(|error| {
+            crate::say(&format!(
+                "NOTE: L1 did not come up ({error:#}); starting it once more"
+            ));
+            self.start("console-2.log", &initramfs)
+        });
+        // QEMU has read it by the time that the agent speaks.
+        let _ = fs::remove_file(&initramfs);
+        result.map(|l1| l1.holding(lock))
+    }
+
+    fn start(&self, console: &str, initramfs: &Path) -> Result<L1> {
+        let console = self.log_folder.join(console);
+        let mut command = self.qemu.command();
+        command
+            .args([
+                "-nodefaults",
+                "-no-user-config",
+                "-display",
+                "none",
+                "-no-reboot",
+            ])
+            .args(["-machine", "q35", "-accel", "tcg,thread=multi,tb-size=1024"])
+            .args(["-cpu", &self.cpu_model])
+            .args([
+                "-smp",
+                &self.cpus.to_string(),
+                "-m",
+                &self.memory_mib.to_string(),
+            ])
+            .arg("-serial")
+            .arg(format!("file:{}", console.display()))
+            .args([
+                "-chardev",
+                "stdio,id=agent,signal=off",
+                "-device",
+                "virtio-serial-pci",
+            ])
+            .args(["-device", "virtserialport,chardev=agent,name=agent"])
+            .arg("-kernel")
+            .arg(&self.image)
+            .arg("-initrd")
+            .arg(initramfs)
+            .arg("-append")
+            .arg(self.command_line());
+        if let Some(folder) = &self.share {
+            let folder = folder.display();
+            command.arg("-virtfs").arg(format!(
+                "local,path={folder},mount_tag=host,security_model=none,multidevs=remap"
+            ));
+        }
+        let errors = File::create(self.log_folder.join("qemu.log"))?;
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(errors);
+        L1::launch(command, console)
+    }
+
+    fn command_line(&self) -> String {
+        let fixed = ["console=ttyS0", "panic=-1", "quiet", "loglevel=4", "no5lvl"];
+        let own = self.kernel_arguments.iter().map(String::as_str);
+        fixed.into_iter().chain(own).collect::<Vec<_>>().join(" ")
+    }
+
+    fn initramfs(&self) -> Result<Vec<u8>> {
+        let mut archive = self.archive.clone();
+        let wanted: Vec<&str> = self.wanted.iter().map(String::as_str).collect();
+        let mut setup = Setup {
+            modules: Vec::new(),
+            share: self.share.as_ref().map(|_| "host".to_owned()),
+        };
+        for module in self.modules.load_order(&wanted)? {
+            let path = format!("{MODULE_FOLDER}/{}.ko", module.name);
+            let own = self
+                .parameters
+                .iter()
+                .filter(|(name, _)| *name == module.name);
+            let parameters: Vec<&str> = own.map(|(_, p)| p.as_str()).collect();
+            setup.modules.push((path.clone(), parameters.join(" ")));
+            archive.file(&path, 0o644, module.content);
+        }
+        archive.file(SETUP_PATH, 0o644, serde_json::to_vec(&setup)?);
+        Ok(archive.to_bytes())
+    }
+}
