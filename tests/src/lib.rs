@@ -3,12 +3,13 @@
 //!
 //! - [`cache`]: where downloads and built images live, outside git.
 //! - [`debian`]: pinned packages from the configured Debian mirror, checked, unpacked, cached.
-//! - [`cpio`], [`kernel`], [`qemu`]: what an L1 is put together from.
+//! - [`cpio`], [`kernel`], [`qemu`], [`programs`]: what an L1 is put together from.
 //! - [`l1`]: an L1 Linux with KVM inside QEMU (TCG) and a session that runs programs in it.
 //! - [`conformance`]: what KVM answers to each call of a TD's launch, as data.
 //! - [`fixture`]: emulated TDX: KVM modules built from kernel source, and its own tests.
 //! - [`probe`]: the program in L1 that speaks KVM's TDX ABI.
 //! - [`guest`]: the initramfs of the guests that the VMM under test boots, and what it reports.
+//! - [`harness`]: cases, their order, deadlines and results.
 //!
 //! Names: L0 is this machine, L1 the emulated machine whose kernel has KVM, L2 the guest of the VMM
 //! under test. (The lanes L0 to L4 of the test summary are another counting; see `xtask`.)
@@ -18,6 +19,8 @@ pub mod conformance;
 pub mod cpio;
 pub mod debian;
 pub mod fixture;
+pub mod guest;
+pub mod harness;
 pub mod kernel;
 pub mod l1;
 pub mod probe;

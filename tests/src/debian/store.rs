@@ -128,13 +128,11 @@ impl Packages {
 
     /// Downloads what is not in the cache yet, and checks it.
     pub fn fetch(&self, debs: &[Deb]) -> Result<()> {
-        let _lock = self.cache.lock("download")?;
-        let mut missing = Vec::new();
-        for deb in debs {
-            if !self.deb_path(deb)?.exists() {
-                missing.push(deb);
-            }
+        if self.missing(debs)?.is_empty() {
+            return Ok(());
         }
+        let _lock = self.cache.lock("download")?;
+        let missing = self.missing(debs)?;
         if missing.is_empty() {
             return Ok(());
         }
@@ -160,6 +158,16 @@ impl Packages {
             fs::rename(&file, self.deb_path(deb)?)?;
         }
         Ok(())
+    }
+
+    fn missing<'a>(&self, debs: &'a [Deb]) -> Result<Vec<&'a Deb>> {
+        let mut missing = Vec::new();
+        for deb in debs {
+            if !self.deb_path(deb)?.exists() {
+                missing.push(deb);
+            }
+        }
+        Ok(missing)
     }
 
     fn unpack_debs(&self, name: &str, debs: &[Deb]) -> Result<PathBuf> {

@@ -46,6 +46,7 @@ pub struct Ended {
 #[derive(Debug, Default)]
 struct Run {
     name: String,
+    arguments: String,
     output: Vec<u8>,
     /// Length of the output before a piece, and when that piece came.
     times: Vec<(usize, Duration)>,
@@ -160,7 +161,7 @@ impl L1 {
 
     /// Starts a program.
     pub fn start(&mut self, program: &Program) -> Result<RunId> {
-        let id = self.new_run(&program.path);
+        let id = self.new_run(&program.path, &program.args.join(" "));
         let request = Request::Start {
             run: id.0,
             program: program.path.clone(),
@@ -175,7 +176,7 @@ impl L1 {
 
     /// Connects to a unix socket that a program listens on.
     pub fn connect(&mut self, path: &str) -> Result<RunId> {
-        let id = self.new_run(path);
+        let id = self.new_run(path, "");
         self.ask(&Request::Connect {
             run: id.0,
             path: path.to_owned(),
@@ -269,6 +270,23 @@ impl L1 {
         })
     }
 
+    /// What ran since the last [`Self::end_all`], with all output and how it ended.
+    pub fn transcript(&self) -> String {
+        let mut text = String::new();
+        for run in self.runs.values() {
+            let end = run.ended.map_or_else(
+                || "still running".to_owned(),
+                |e| format!("{:?} after {:.3} s", e.outcome, e.after.as_secs_f64()),
+            );
+            let output = String::from_utf8_lossy(&run.output);
+            text.push_str(&format!(
+                "=== {} {}: {end}\n{output}\n",
+                run.name, run.arguments
+            ));
+        }
+        text
+    }
+
     /// Ends all programs that still run, with SIGKILL, and forgets all runs.
     pub fn end_all(&mut self) -> Result<()> {
         let open: Vec<RunId> = self
@@ -328,7 +346,7 @@ impl L1 {
         &self.console
     }
 
-    fn new_run(&mut self, name: &str) -> RunId {
+    fn new_run(&mut self, name: &str, arguments: &str) -> RunId {
         // Never used twice, also after `end_all`: late events must not meet a new run.
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
         let id = RunId(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));

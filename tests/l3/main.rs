@@ -1,0 +1,21 @@
+//! Lane L3: unmodified Debian kernels under the VMM, in an L1 with KVM that needs no hardware
+//! virtualization. Run it by `cargo xtask test --lane L3`.
+
+mod guests;
+mod oracle;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use tdvmm_tests::harness::{self, Case, Options};
+
+fn main() -> Result<ExitCode> {
+    let options = Options::parse(std::env::args().skip(1))?;
+    let cases: Vec<Case> = oracle::cases();
+    let passed = harness::run("lane L3", &cases, &options)?;
+    Ok(if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

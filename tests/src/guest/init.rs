@@ -1,0 +1,206 @@
+//! The first process of a guest.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use rustix::fs::OFlags;
+use rustix::mount::{MountFlags, mount};
+use rustix::system::{RebootCommand, reboot};
+use rustix::termios::tcdrain;
+
+use super::{MARKER, PREFIX, REPORT_END, Then};
+
+/// Records of this level (warning) and worse are reported.
+const WARNING: u32 = 4;
+
+/// Runs as the first process. Returns only on an error.
+pub fn run() -> io::Result<()> {
+    for (kind, target) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
+        fs::create_dir_all(target)?;
+        mount(kind, target, kind, MountFlags::empty(), None)?;
+    }
+    let mut out = io::stdout().lock();
+    writeln!(out, "\n{MARKER}")?;
+    out.write_all(report()?.as_bytes())?;
+    writeln!(out, "{REPORT_END}")?;
+    drain(&mut out)?;
+    act(&mut out, then(&fs::read_to_string("/proc/cmdline")?))
+}
+
+/// What the command line asks for; powering off if it asks for nothing.
+fn then(command_line: &str) -> Then {
+    let word = command_line
+        .split_whitespace()
+        .find_map(|w| w.strip_prefix("tdvmm.then="));
+    Then::ALL
+        .into_iter()
+        .find(|t| Some(t.word()) == word)
+        .unwrap_or(Then::PowerOff)
+}
+
+fn act(out: &mut impl Write, then: Then) -> io::Result<()> {
+    match then {
+        Then::PowerOff => {}
+        Then::Reboot => reboot(RebootCommand::Restart)?,
+        Then::Panic => fs::write("/proc/sysrq-trigger", "c")?,
+        Then::Echo => {
+            let mut line = String::new();
+            BufReader::new(io::stdin()).read_line(&mut line)?;
+            writeln!(out, "{PREFIX}echo {}", line.trim_end())?;
+            drain(out)?;
+        }
+        Then::Shell => shell()?,
+    }
+    reboot(RebootCommand::PowerOff)?;
+    Ok(())
+}
+
+/// Waits until the console has all of it: the kernel's own last words do not wait for ours.
+fn drain(out: &mut impl Write) -> io::Result<()> {
+    out.flush()?;
+    Ok(tcdrain(io::stdout())?)
+}
+
+fn shell() -> io::Result<()> {
+    Command::new("/bin/busybox")
+        .args(["--install", "-s", "/bin"])
+        .status()?;
+    // A session of its own with the console as its terminal, so that Ctrl-C works in the guest.
+    let line = "exec setsid cttyhack sh";
+    Command::new("/bin/busybox")
+        .args(["sh", "-c", line])
+        .env("PATH", "/bin")
+        .status()?;
+    Ok(())
+}
+
+fn report() -> io::Result<String> {
+    let mut text = String::new();
+    let mut say = |line: String| {
+        text.push_str(PREFIX);
+        text.push_str(&line);
+        text.push('\n');
+    };
+    say(format!("release {}", read("/proc/sys/kernel/osrelease")));
+    say(format!("online {}", read("/sys/devices/system/cpu/online")));
+    for cpu in cpus()? {
+        say(cpu);
+    }
+    let memory = fs::read_to_string("/proc/meminfo")?;
+    say(format!(
+        "memory {}",
+        number(memory.lines().next().unwrap_or_default())
+    ));
+    say(format!("map {}", ram_in_map()?));
+    for line in fs::read_to_string("/proc/interrupts")?.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        say(format!("interrupt {}", words.join(" ")));
+    }
+    for line in warnings()? {
+        say(format!("dmesg {line}"));
+    }
+    Ok(text)
+}
+
+/// A line `cpu N apicid A package P core C siblings S` for each processor.
+fn cpus() -> io::Result<Vec<String>> {
+    let text = fs::read_to_string("/proc/cpuinfo")?;
+    let mut lines = Vec::new();
+    for stanza in text.split("\n\n").filter(|s| !s.trim().is_empty()) {
+        let field = |key: &str| {
+            let line = stanza
+                .lines()
+                .find(|l| l.split(':').next().map(str::trim) == Some(key));
+            line.and_then(|l| l.split(": ").nth(1))
+                .unwrap_or("?")
+                .to_owned()
+        };
+        let number = field("processor");
+        let topology = format!("/sys/devices/system/cpu/cpu{number}/topology");
+        lines.push(format!(
+            "cpu {number} apicid {} package {} core {} siblings {}",
+            field("apicid"),
+            read(&format!("{topology}/physical_package_id")),
+            read(&format!("{topology}/core_id")),
+            read(&format!("{topology}/thread_siblings_list")),
+        ));
+    }
+    Ok(lines)
+}
+
+/// Bytes of RAM in the map that the kernel got from the VMM.
+fn ram_in_map() -> io::Result<u64> {
+    let mut total = 0;
+    let folder = Path::new("/sys/firmware/memmap");
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?.path();
+        let value = |name: &str| {
+            let text = fs::read_to_string(entry.join(name)).unwrap_or_default();
+            u64::from_str_radix(text.trim().trim_start_matches("0x"), 16).unwrap_or(0)
+        };
+        if fs::read_to_string(entry.join("type"))?.trim() == "System RAM" {
+            total += value("end") - value("start") + 1;
+        }
+    }
+    Ok(total)
+}
+
+/// Records of the kernel log that are warnings or worse, as `level text`.
+fn warnings() -> io::Result<Vec<String>> {
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let mut log = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open("/dev/kmsg")?;
+    let mut lines = Vec::new();
+    let mut record = [0; 8192];
+    loop {
+        match log.read(&mut record) {
+            Ok(n) => lines.extend(warning(&String::from_utf8_lossy(&record[..n]))),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(lines),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// `4 text` of `4,210,1000,-;text` if its level is a warning or worse.
+fn warning(record: &str) -> Option<String> {
+    let (head, text) = record.split_once(';')?;
+    let level = head.split(',').next()?.parse::<u32>().ok()? & 7;
+    (level <= WARNING).then(|| format!("{level} {}", text.lines().next().unwrap_or_default()))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).map_or_else(|_| "?".to_owned(), |t| t.trim().to_owned())
+}
+
+fn number(line: &str) -> u64 {
+    line.split_whitespace()
+        .find_map(|w| w.parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn record_below_warning_is_left_out() {
+        assert_eq!(
+            warning("4,1,2,-;careful\n KEY=x").as_deref(),
+            Some("4 careful")
+        );
+        // The upper bits are the facility.
+        assert_eq!(warning("12,1,2,-;careful").as_deref(), Some("4 careful"));
+        assert_eq!(warning("6,1,2,-;fine"), None);
+    }
+
+    #[test]
+    fn then_is_found_on_the_command_line() {
+        assert_eq!(then("quiet tdvmm.then=panic x"), Then::Panic);
+        assert_eq!(then("quiet"), Then::PowerOff);
+    }
+}

@@ -1,0 +1,79 @@
+//! The guests of the testbed: an unmodified Debian kernel with an initramfs whose only program
+//! ([`init`]) tells over the console what it sees and then does what the command line asks for.
+//!
+//! The serial console is slow under emulation (some 50 us for each character), so a guest boots
+//! with `quiet` and says little.
+
+mod dmesg;
+pub mod init;
+mod report;
+
+use anyhow::Result;
+
+use crate::cpio::Archive;
+use crate::debian::Packages;
+use crate::programs;
+
+pub use dmesg::unexpected;
+pub use report::{Cpu, Report};
+
+/// The first thing that a guest's init program prints: user space runs.
+pub const MARKER: &str = "TDVMM-GUEST-UP";
+/// The last thing it prints before it does what was asked for.
+pub const REPORT_END: &str = "TDVMM-GUEST-END";
+/// Start of each line of the report.
+pub const PREFIX: &str = "TDVMM-GUEST ";
+
+/// What the guest does after its report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Powers off.
+    PowerOff,
+    /// Restarts.
+    Reboot,
+    /// Makes the kernel panic.
+    Panic,
+    /// Waits for a line on the console, says it back and powers off.
+    Echo,
+    /// Starts a shell on the console; powers off when it ends.
+    Shell,
+}
+
+impl Then {
+    /// Word on the kernel's command line.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::PowerOff => "poweroff",
+            Self::Reboot => "reboot",
+            Self::Panic => "panic",
+            Self::Echo => "echo",
+            Self::Shell => "shell",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::PowerOff,
+        Self::Reboot,
+        Self::Panic,
+        Self::Echo,
+        Self::Shell,
+    ];
+}
+
+/// A guest's kernel command line.
+pub fn command_line(then: Then) -> String {
+    format!("console=ttyS0 quiet panic=-1 tdvmm.then={}", then.word())
+}
+
+/// The initramfs of the guests.
+pub fn initramfs(packages: &Packages) -> Result<Vec<u8>> {
+    let mut archive = Archive::new();
+    archive.copy("/init", 0o755, &programs::build(programs::GUEST_INIT)?)?;
+    archive.copy(
+        "/bin/busybox",
+        0o755,
+        &packages.unpack("busybox")?.join("usr/bin/busybox"),
+    )?;
+    Ok(archive.to_bytes())
+}

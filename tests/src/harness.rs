@@ -1,0 +1,427 @@
+//! Runs cases of lane L3: one L1 boot for all cases that want the same machine, each case reported
+//! by itself, in the form that `cargo test` prints.
+//!
+//! A case is a function from a session to a result. It fails if it returns an error, if it outlives
+//! its deadline, or if L1's kernel reports trouble meanwhile. It is never run a second time to see
+//! whether it passes then. After a case that broke L1, the next one gets a new L1, and that is said.
+#![expect(clippy::print_stdout, reason = "prints results as a test runner does")]
+
+use std::cell::Cell;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow, bail, ensure};
+
+use crate::debian::Packages;
+use crate::l1::{L1, Machine};
+
+/// Series of the kernel of L1.
+pub const L1_KERNEL: &str = "7.2";
+
+/// When a case runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// In every run.
+    Representative,
+    /// With `--full` or when it is named.
+    Full,
+}
+
+/// A kind of L1.
+pub struct MachineKind {
+    /// Name in messages.
+    pub name: &'static str,
+    /// Puts it together, with nothing in it that only some cases need.
+    pub build: for<'a> fn(&'a Packages) -> Result<Machine<'a>>,
+}
+
+/// Adds to a machine what a case needs.
+pub type Preparation = for<'a, 'b> fn(&'a mut Machine<'b>) -> Result<()>;
+
+/// What the function of a case looks like.
+pub type CaseFn = Box<dyn Fn(&mut Context<'_>) -> Result<()>>;
+
+/// A case.
+pub struct Case {
+    /// Name, unique among all cases.
+    pub name: String,
+    /// When it runs.
+    pub tier: Tier,
+    /// In what it runs.
+    pub machine: &'static MachineKind,
+    /// Adds to the machine what this case needs (called for the cases that are selected).
+    pub prepare: Preparation,
+    /// The whole case must be over by then.
+    pub deadline: Duration,
+    /// What it does.
+    pub run: CaseFn,
+}
+
+/// What a case works with.
+pub struct Context<'a> {
+    /// The running L1.
+    pub l1: &'a mut L1,
+    end: Instant,
+    notes: Vec<String>,
+}
+
+/// What the command line asks for.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    filters: Vec<String>,
+    exact: bool,
+    full: bool,
+    list: bool,
+    keep_logs: bool,
+    count: Option<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    passed: u32,
+    failed: Vec<String>,
+    ignored: u32,
+    filtered: usize,
+}
+
+impl Context<'_> {
+    /// Time until the deadline of the case, for the waits in it.
+    pub fn left(&self) -> Duration {
+        self.end.saturating_duration_since(Instant::now())
+    }
+
+    /// A fact for the summary, for instance a time.
+    pub fn note(&mut self, text: String) {
+        self.notes.push(text);
+    }
+}
+
+impl Options {
+    /// Reads `[FILTER…] [--exact] [--full] [--list] [--keep-logs] [--count N]`.
+    pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Self> {
+        let mut options = Self::default();
+        let mut arguments = arguments.into_iter();
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--exact" => options.exact = true,
+                "--full" => options.full = true,
+                "--list" => options.list = true,
+                "--keep-logs" => options.keep_logs = true,
+                "--count" => {
+                    let count = arguments
+                        .next()
+                        .ok_or_else(|| anyhow!("--count wants a number"))?;
+                    options.count = Some(count.parse()?);
+                }
+                // What `cargo test` passes to every test program.
+                "--nocapture" | "--quiet" | "-q" | "--include-ignored" => {}
+                other if other.starts_with('-') => bail!("unknown option {other}"),
+                _ => options.filters.push(argument),
+            }
+        }
+        Ok(options)
+    }
+
+    /// Whether a case is to run: named ones in any tier, otherwise by tier.
+    fn selects(&self, case: &Case) -> bool {
+        if self.filters.is_empty() {
+            return self.full || case.tier == Tier::Representative;
+        }
+        let named = self.filters.contains(&case.name);
+        let matched = self.filters.iter().any(|f| case.name.contains(f.as_str()));
+        named || (!self.exact && matched)
+    }
+}
+
+/// Runs the selected cases; true if none failed.
+pub fn run(lane: &str, cases: &[Case], options: &Options) -> Result<bool> {
+    let selected: Vec<&Case> = cases.iter().filter(|c| options.selects(c)).collect();
+    if options.list {
+        cases.iter().for_each(|c| println!("{}: test", c.name));
+        return Ok(true);
+    }
+    ensure!(
+        options.filters.is_empty() || !selected.is_empty(),
+        "no case of {lane} is named {}",
+        options.filters.join(", ")
+    );
+    let times = usize::try_from(options.count.unwrap_or(1))?;
+    let selected: Vec<&Case> = selected
+        .into_iter()
+        .flat_map(|c| std::iter::repeat_n(c, times))
+        .collect();
+    let mut tally = Tally {
+        filtered: cases.len().saturating_sub(selected.len()),
+        ..Tally::default()
+    };
+    println!("\nrunning {} tests", selected.len());
+    let begin = Instant::now();
+    match available() {
+        Ok(packages) => run_groups(&packages, &selected, options, &mut tally),
+        Err(error) => ignore_all(&selected, &format!("no testbed: {error:#}"), &mut tally),
+    }
+    tally.print(options, begin.elapsed());
+    Ok(tally.failed.is_empty())
+}
+
+fn run_groups(packages: &Packages, cases: &[&Case], options: &Options, tally: &mut Tally) {
+    let mut kinds: Vec<&'static MachineKind> = Vec::new();
+    for case in cases {
+        if !kinds.iter().any(|k| std::ptr::eq(*k, case.machine)) {
+            kinds.push(case.machine);
+        }
+    }
+    for kind in kinds {
+        let group: Vec<&Case> = cases
+            .iter()
+            .copied()
+            .filter(|c| std::ptr::eq(c.machine, kind))
+            .collect();
+        match assemble(packages, kind, &group) {
+            Ok(machine) => run_group(&machine, &group, options, tally),
+            Err(error) => {
+                group
+                    .iter()
+                    .for_each(|case| tally.fail(case, &error, Duration::ZERO, None));
+            }
+        }
+    }
+}
+
+/// What every L1 is made of. Without it (no Debian mirror, no apt) the lane cannot run here.
+fn available() -> Result<Packages> {
+    let packages = Packages::open()?;
+    packages.package("qemu")?;
+    packages.package("busybox")?;
+    packages.kernel(L1_KERNEL)?.deb("image")?;
+    packages.kernel(L1_KERNEL)?.deb("modules")?;
+    Ok(packages)
+}
+
+fn assemble<'a>(
+    packages: &'a Packages,
+    kind: &MachineKind,
+    cases: &[&Case],
+) -> Result<Machine<'a>> {
+    let mut machine = (kind.build)(packages)?;
+    let mut done: Vec<Preparation> = Vec::new();
+    for case in cases {
+        // Cases share preparations; each is made once.
+        if !done.iter().any(|d| std::ptr::fn_addr_eq(*d, case.prepare)) {
+            (case.prepare)(&mut machine)?;
+            done.push(case.prepare);
+        }
+    }
+    Ok(machine)
+}
+
+fn run_group(machine: &Machine<'_>, cases: &[&Case], options: &Options, tally: &mut Tally) {
+    let mut current: Option<L1> = None;
+    for case in cases {
+        let booted = match current.take() {
+            Some(l1) => Ok(l1),
+            None => machine.boot(),
+        };
+        let mut l1 = match booted {
+            Ok(l1) => l1,
+            Err(error) => {
+                tally.fail(
+                    case,
+                    &error.context("L1 did not come up"),
+                    Duration::ZERO,
+                    None,
+                );
+                continue;
+            }
+        };
+        let begin = Instant::now();
+        let mut context = Context {
+            l1: &mut l1,
+            end: begin + case.deadline,
+            notes: Vec::new(),
+        };
+        let result = (case.run)(&mut context);
+        let notes = context.notes;
+        let log = keep_log(machine, case, &l1, options.keep_logs || result.is_err());
+        // The log is taken before this, since it forgets what ran.
+        let settled = settle(&mut l1);
+        let healthy = settled.is_ok();
+        match result.and(settled.and_then(|t| refuse_troubles(&t))) {
+            Ok(()) => tally.pass(case, begin.elapsed(), &notes),
+            Err(error) => tally.fail(case, &error, begin.elapsed(), log.as_deref()),
+        }
+        if healthy {
+            current = Some(l1);
+        } else {
+            crate::say("L1 does not answer any more; the next case gets a new one");
+        }
+    }
+    if let Some(Err(error)) = current.map(L1::power_off) {
+        crate::say(&format!("NOTE: {error:#}"));
+    }
+    if !options.keep_logs && tally.failed.is_empty() {
+        // Only logs of this process are in it.
+        let _ = fs::remove_dir_all(&machine.log_folder);
+    }
+}
+
+/// Ends what the case left running and asks for the kernel's reports.
+fn settle(l1: &mut L1) -> Result<Vec<String>> {
+    l1.end_all()?;
+    l1.kernel_troubles()
+}
+
+fn refuse_troubles(troubles: &[String]) -> Result<()> {
+    ensure!(
+        troubles.is_empty(),
+        "L1's kernel reports:\n    {}",
+        troubles.join("\n    ")
+    );
+    Ok(())
+}
+
+fn keep_log(machine: &Machine<'_>, case: &Case, l1: &L1, wanted: bool) -> Option<PathBuf> {
+    thread_local!(static NUMBER: Cell<u32> = const { Cell::new(0) });
+    if !wanted {
+        return None;
+    }
+    let number = NUMBER.replace(NUMBER.get() + 1);
+    let path = machine
+        .log_folder
+        .join(format!("{number:03}-{}.log", case.name));
+    fs::write(&path, l1.transcript()).ok().map(|()| path)
+}
+
+/// Cases whose needs are not met: ignored with the reason, failed if the needs were required.
+fn ignore_all(cases: &[&Case], reason: &str, tally: &mut Tally) {
+    for case in cases {
+        if required("testbed") {
+            tally.fail(case, &anyhow!("{reason}"), Duration::ZERO, None);
+        } else {
+            println!("test {} ... ignored, {reason}", case.name);
+            tally.ignored += 1;
+        }
+    }
+}
+
+/// Whether `TDVMM_REQUIRE` makes the lack of `need` a failure.
+pub fn required(need: &str) -> bool {
+    env::var("TDVMM_REQUIRE").is_ok_and(|list| list.split(',').any(|n| n.trim() == need))
+}
+
+impl Tally {
+    fn pass(&mut self, case: &Case, time: Duration, notes: &[String]) {
+        println!("test {} ... ok ({:.1} s)", case.name, time.as_secs_f64());
+        notes.iter().for_each(|note| println!("    {note}"));
+        self.passed += 1;
+    }
+
+    fn fail(&mut self, case: &Case, error: &anyhow::Error, time: Duration, log: Option<&Path>) {
+        println!(
+            "test {} ... FAILED ({:.1} s)",
+            case.name,
+            time.as_secs_f64()
+        );
+        println!("    {error:#}");
+        if let Some(log) = log {
+            println!("    log: {}", log.display());
+        }
+        self.failed.push(case.name.clone());
+    }
+
+    fn print(&self, options: &Options, time: Duration) {
+        if !self.failed.is_empty() {
+            println!("\nfailures:");
+            self.failed.iter().for_each(|name| println!("    {name}"));
+        }
+        if let Some(count) = options.count {
+            println!(
+                "\n{} failures out of {count} runs of each case",
+                self.failed.len()
+            );
+        }
+        let verdict = if self.failed.is_empty() {
+            "ok"
+        } else {
+            "FAILED"
+        };
+        println!(
+            "\ntest result: {verdict}. {} passed; {} failed; {} ignored; 0 measured; \
+             {} filtered out; finished in {:.2}s\n",
+            self.passed,
+            self.failed.len(),
+            self.ignored,
+            self.filtered,
+            time.as_secs_f64()
+        );
+    }
+}
+
+impl std::fmt::Debug for Case {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Case")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for MachineKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MachineKind")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context")
+            .field("left", &self.left())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIND: MachineKind = MachineKind {
+        name: "none",
+        build: |_| bail!("no machine"),
+    };
+
+    fn case(name: &str, tier: Tier) -> Case {
+        Case {
+            name: name.to_owned(),
+            tier,
+            machine: &KIND,
+            prepare: |_| Ok(()),
+            deadline: Duration::ZERO,
+            run: Box::new(|_| Ok(())),
+        }
+    }
+
+    fn options(words: &[&str]) -> Options {
+        Options::parse(words.iter().map(|w| (*w).to_owned())).unwrap()
+    }
+
+    #[test]
+    fn full_case_runs_only_when_asked_for() {
+        let (quick, full) = (
+            case("boot", Tier::Representative),
+            case("boot-big", Tier::Full),
+        );
+        assert!(options(&[]).selects(&quick) && !options(&[]).selects(&full));
+        assert!(options(&["--full"]).selects(&full));
+        assert!(options(&["big"]).selects(&full) && !options(&["big"]).selects(&quick));
+        let exact = options(&["boot", "--exact"]);
+        assert!(exact.selects(&quick) && !exact.selects(&full));
+    }
+
+    #[test]
+    fn unknown_option_is_refused() {
+        assert!(Options::parse(["--fast".to_owned()]).is_err());
+    }
+}

@@ -1,0 +1,6 @@
+//! The machine: wiring, launch, and the main thread's work until the end.
+
+pub mod board;
+pub mod events;
+pub mod launch_plain;
+pub mod run;

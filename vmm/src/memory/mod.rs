@@ -1,0 +1,3 @@
+//! Guest memory as this process holds it.
+
+pub mod ram;
