@@ -1,6 +1,7 @@
 //! Lane L3: unmodified Debian kernels under the VMM, in an L1 with KVM that needs no hardware
 //! virtualization. Run it by `cargo xtask test --lane L3`.
 
+mod emtdx;
 mod guests;
 mod oracle;
 
@@ -11,7 +12,8 @@ use tdvmm_tests::harness::{self, Case, Options};
 
 fn main() -> Result<ExitCode> {
     let options = Options::parse(std::env::args().skip(1))?;
-    let cases: Vec<Case> = oracle::cases();
+    let mut cases: Vec<Case> = oracle::cases();
+    cases.extend(emtdx::cases());
     let passed = harness::run("lane L3", &cases, &options)?;
     Ok(if passed {
         ExitCode::SUCCESS

@@ -1,6 +1,9 @@
 //! Speaks KVM's TDX ABI inside of L1; see `tdvmm_tests::probe`.
 //!
-//! `tdvmm-tdx-probe conformance | tiny | stress IMAGE VCPUS PAGES accept|touch SOAK SECONDS | hold`
+//! - `conformance [CASE]`, `tiny [CASE]`: the list, or one of it
+//! - `stress IMAGE VCPUS PAGES accept|touch SOAK SECONDS`
+//! - `hold`: keeps an idle ordinary VM; prints `holding`
+//! - `quotes SOCKET`: a mock quote generation service; prints `serving`
 
 use std::env;
 use std::process::ExitCode;
@@ -10,6 +13,7 @@ use tdvmm_tests::probe::{self, Orders, Report};
 
 #[expect(
     clippy::print_stderr,
+    clippy::print_stdout,
     reason = "a program of the testbed talks to who started it"
 )]
 fn main() -> ExitCode {
@@ -17,8 +21,10 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let mut report = Report::default();
     match words.as_slice() {
-        ["conformance"] => probe::conformance(&mut report),
-        ["tiny"] => probe::tiny(&mut report),
+        ["conformance"] => probe::conformance(&mut report, None),
+        ["conformance", case] => probe::conformance(&mut report, Some(case)),
+        ["tiny"] => probe::tiny(&mut report, None),
+        ["tiny", case] => probe::tiny(&mut report, Some(case)),
         [
             "stress",
             image,
@@ -41,9 +47,16 @@ fn main() -> ExitCode {
         }
         ["hold"] => {
             let _vm = probe::hold();
+            println!("holding");
             loop {
                 thread::park();
             }
+        }
+        ["quotes", socket] => {
+            if let Err(error) = probe::serve_quotes(socket) {
+                eprintln!("quotes: {error}");
+            }
+            return ExitCode::FAILURE;
         }
         _ => {
             eprintln!("usage: see the head of tdvmm-tdx-probe.rs");

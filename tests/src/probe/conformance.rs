@@ -26,10 +26,18 @@ const PARAMETERS: [(&str, &str); 6] = [
     ("tdx_max_vcpus", "8"),
 ];
 
-pub(super) fn run(report: &mut Report) {
+/// Names of all cases.
+pub(super) fn names() -> Vec<String> {
+    let list = Conformance::parse(LIST).expect("the list in the repository parses");
+    list.case.into_iter().map(|case| case.name).collect()
+}
+
+/// Runs the case of that name, or all.
+pub(super) fn run(report: &mut Report, only: Option<&str>) {
     let list = Conformance::parse(LIST).expect("the list in the repository parses");
     let kvm = Kvm::open();
-    for case in &list.case {
+    let wanted = |case: &&Case| only.is_none_or(|name| case.name == name);
+    for case in list.case.iter().filter(wanted) {
         for (name, value) in PARAMETERS {
             sys::set_parameter(name, value).expect("a parameter of the module");
         }

@@ -6,6 +6,7 @@
 
 mod conformance;
 mod ordinary;
+mod quotes;
 mod stress;
 mod sys;
 mod td;
@@ -13,6 +14,7 @@ mod tiny;
 
 use std::fmt;
 
+pub use quotes::serve as serve_quotes;
 pub use stress::Orders;
 
 /// Results of a run, printed as they come.
@@ -55,22 +57,34 @@ impl Report {
         }
     }
 
-    /// Prints the totals; true if nothing failed.
+    /// Prints the totals; true if something ran and nothing failed.
     #[expect(clippy::print_stdout, reason = "its output is what the harness reads")]
     pub fn end(&self) -> bool {
         println!("{} passed, {} failed", self.passed, self.failed);
-        self.failed == 0
+        self.failed == 0 && self.passed > 0
     }
 }
 
-/// Runs the conformance list.
-pub fn conformance(report: &mut Report) {
-    conformance::run(report);
+/// Names of the cases of the conformance list.
+#[must_use]
+pub fn conformance_names() -> Vec<String> {
+    conformance::names()
 }
 
-/// Runs TDs of one page.
-pub fn tiny(report: &mut Report) {
-    tiny::run(report);
+/// Runs one case of the conformance list, or all.
+pub fn conformance(report: &mut Report, only: Option<&str>) {
+    conformance::run(report, only);
+}
+
+/// Names of the TDs of one page.
+#[must_use]
+pub fn tiny_names() -> Vec<String> {
+    tiny::names()
+}
+
+/// Runs one TD of one page, or all.
+pub fn tiny(report: &mut Report, only: Option<&str>) {
+    tiny::run(report, only);
 }
 
 /// Runs one TD under stress.

@@ -93,9 +93,19 @@ fn cases() -> Vec<TinyTd> {
     ]
 }
 
-pub(super) fn run(report: &mut Report) {
+/// Names of all cases.
+pub(super) fn names() -> Vec<String> {
+    cases()
+        .into_iter()
+        .map(|case| case.name.to_owned())
+        .collect()
+}
+
+/// Runs the case of that name, or all.
+pub(super) fn run(report: &mut Report, only: Option<&str>) {
     let kvm = Kvm::open();
-    for case in cases() {
+    let wanted = |case: &TinyTd| only.is_none_or(|name| case.name == name);
+    for case in cases().into_iter().filter(wanted) {
         let result = run_one(&kvm, &case);
         report.tell(&format!("tiny/{}", case.name), result);
     }
