@@ -157,7 +157,8 @@ mod tests {
             [
                 (0, 0xa_0000, E820Kind::Ram),
                 (0xa_0000, 0xe_0000, E820Kind::Reserved),
-                (0xe_0000, 0x10_0000, E820Kind::Acpi),
+                (0xe_0000, 0xf_f000, E820Kind::Acpi),
+                (0xf_f000, 0x10_0000, E820Kind::Reserved),
                 (0x10_0000, 0x8000_0000, E820Kind::Ram),
                 (0xe000_0000, 0xf000_0000, E820Kind::Reserved),
                 (0xfeff_c000, 0xff00_0000, E820Kind::Reserved),

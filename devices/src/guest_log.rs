@@ -4,6 +4,11 @@
 //! once, then one a second; the next line that gets through tells how many did not. Bytes that the
 //! guest made are printed through [`GuestText`] only.
 
+#![expect(
+    clippy::disallowed_macros,
+    reason = "the one place that logs; everyone else comes through a limiter"
+)]
+
 use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};

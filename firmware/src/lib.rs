@@ -24,6 +24,8 @@ pub mod fwcfg;
 pub mod guid;
 pub mod hob;
 pub mod image;
+pub mod inspect;
 pub mod measure;
 pub mod td_shim;
+pub mod varstore;
 mod wire;

@@ -10,7 +10,9 @@ use std::{env, fs};
 use libtest_mimic::{Arguments, Failed, Trial};
 use sha2::{Digest, Sha256};
 use tdvmm_firmware::image::{Contents, Family, FoundBy, Image};
+use tdvmm_firmware::inspect;
 use tdvmm_firmware::measure::{Order, mrtd};
+use tdvmm_firmware::varstore::{Key, SecureBoot, replace_variables};
 
 const SHA256: &str = "a265075b4147a096109e501e76196df1ec8a18659c26f7401492c597ec88f312";
 const MRTD: &str = "a7a1f751abc454f9cbab198ca8d2edb2821935df525c74182b5e776cb0929e8c\
@@ -75,6 +77,11 @@ const CASES: &[(&str, Case)] = &[
         golden,
     ),
     ("sections_of_debian_ovmf_are_recognised", sections),
+    ("keys_of_debian_ovmf_are_listed_and_enforced", keys),
+    (
+        "other_variables_keep_mrtd_and_end_enforcement",
+        other_variables,
+    ),
     (
         "code_of_debian_ovmf_without_variables_is_refused",
         code_only,
@@ -97,6 +104,49 @@ fn sections(file: &[u8]) -> Result<(), Failed> {
     assert_eq!(image.hob_address().0, 0x80_9000);
     assert_eq!(image.guid_table().len(), 6);
     assert!(!image.wants_payload());
+    Ok(())
+}
+
+fn keys(file: &[u8]) -> Result<(), Failed> {
+    let report = inspect::report(file)?;
+    assert_eq!(
+        report.mrtd.map(|mrtd| mrtd.to_string()).as_deref(),
+        Some(MRTD)
+    );
+    let release = report.release.unwrap_or_default();
+    assert!(release.contains("202608"), "{release}");
+    let variables = report.variables.ok_or("no variables")?;
+    assert_eq!(variables.secure_boot, Some(SecureBoot::Enforced));
+    let names = |keys: &[Key]| -> Vec<String> {
+        keys.iter().filter_map(|key| key.subject.clone()).collect()
+    };
+    let debian = "Debian UEFI Secure Boot (PK/KEK key)";
+    assert_eq!(names(&variables.keys.pk), [debian]);
+    assert_eq!(variables.keys.kek.len(), 3);
+    let db = names(&variables.keys.db);
+    assert!(
+        db.iter().any(|name| name == "Microsoft UEFI CA 2023"),
+        "{db:?}"
+    );
+    assert_eq!(variables.keys.dbx.len(), 443);
+    Ok(())
+}
+
+fn other_variables(file: &[u8]) -> Result<(), Failed> {
+    // The volume and store headers of the file itself, and no variable.
+    let mut blank = vec![0xff; 0x8_4000];
+    blank[..0x64].copy_from_slice(&file[..0x64]);
+    let mut changed = file.to_vec();
+    replace_variables(&mut changed, &blank)?;
+    let report = inspect::report(&changed)?;
+    assert_eq!(
+        report.mrtd.map(|mrtd| mrtd.to_string()).as_deref(),
+        Some(MRTD)
+    );
+    let variables = report.variables.ok_or("no variables")?;
+    assert_eq!(variables.secure_boot, Some(SecureBoot::SetupMode));
+    assert!(variables.list.is_empty());
+    assert_eq!(changed[0x8_4000..], file[0x8_4000..]);
     Ok(())
 }
 

@@ -1,9 +1,12 @@
 //! Lane L3: unmodified Debian kernels under the VMM, in an L1 with KVM that needs no hardware
 //! virtualization. Run it by `cargo xtask test --lane L3`.
 
+mod boot;
 mod emtdx;
+mod endings;
 mod guests;
 mod oracle;
+mod serial;
 
 use std::process::ExitCode;
 
@@ -12,8 +15,16 @@ use tdvmm_tests::harness::{self, Case, Options};
 
 fn main() -> Result<ExitCode> {
     let options = Options::parse(std::env::args().skip(1))?;
-    let mut cases: Vec<Case> = oracle::cases();
-    cases.extend(emtdx::cases());
+    let cases: Vec<Case> = [
+        boot::cases(),
+        endings::cases(),
+        serial::cases(),
+        oracle::cases(),
+        emtdx::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     let passed = harness::run("lane L3", &cases, &options)?;
     Ok(if passed {
         ExitCode::SUCCESS

@@ -1,4 +1,4 @@
-//! QEMU as the VMM in L1: shows that the testbed is sound, and gives the time to compare with.
+//! QEMU as the VMM in L1: shows that the testbed is sound without `tdvmm`.
 
 use std::time::Duration;
 
@@ -21,8 +21,11 @@ pub fn cases() -> Vec<Case> {
         name: "qemu-boot-2cpu".to_owned(),
         tier: Tier::Representative,
         machine: &PLAIN,
-        prepare: |machine| machine.add_qemu(),
-        deadline: Duration::from_secs(120),
+        prepare: |machine| {
+            machine.add_kernel("7.2", "/guest/7.2")?;
+            machine.add_qemu()
+        },
+        deadline: Duration::from_secs(180),
         run: Box::new(move |context| boot(context, guest)),
     }]
 }

@@ -90,12 +90,9 @@ impl Cache {
 
 /// Takes an exclusive `flock` on `path`, creating it; says so if it must wait.
 pub fn lock_file(path: &Path) -> Result<File> {
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(path)
+    // Another user's lock in a shared folder can be opened for reading, which is enough.
+    let file = File::open(path)
+        .or_else(|_| File::options().create(true).append(true).open(path))
         .with_context(|| format!("cannot open lock {}", path.display()))?;
     if file.try_lock().is_err() {
         crate::say(&format!(

@@ -142,8 +142,9 @@ pub fn run(lane: &str, cases: &[Case], options: &Options) -> Result<bool> {
         cases.iter().for_each(|c| println!("{}: test", c.name));
         return Ok(true);
     }
+    // With `--exact` somebody means one case; otherwise the name may be of another lane.
     ensure!(
-        options.filters.is_empty() || !selected.is_empty(),
+        !options.exact || !selected.is_empty(),
         "no case of {lane} is named {}",
         options.filters.join(", ")
     );
@@ -314,7 +315,7 @@ pub fn required(need: &str) -> bool {
 impl Tally {
     fn pass(&mut self, case: &Case, time: Duration, notes: &[String]) {
         println!("test {} ... ok ({:.1} s)", case.name, time.as_secs_f64());
-        notes.iter().for_each(|note| println!("    {note}"));
+        notes.iter().for_each(|note| println!("    note: {note}"));
         self.passed += 1;
     }
 

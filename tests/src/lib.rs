@@ -10,6 +10,7 @@
 //! - [`probe`]: the program in L1 that speaks KVM's TDX ABI.
 //! - [`guest`]: the initramfs of the guests that the VMM under test boots, and what it reports.
 //! - [`harness`]: cases, their order, deadlines and results.
+//! - [`demo`], [`lab`]: the testbed by hand.
 //!
 //! Names: L0 is this machine, L1 the emulated machine whose kernel has KVM, L2 the guest of the VMM
 //! under test. (The lanes L0 to L4 of the test summary are another counting; see `xtask`.)
@@ -18,11 +19,14 @@ pub mod cache;
 pub mod conformance;
 pub mod cpio;
 pub mod debian;
+pub mod demo;
+pub mod exit_codes;
 pub mod fixture;
 pub mod guest;
 pub mod harness;
 pub mod kernel;
 pub mod l1;
+pub mod lab;
 pub mod probe;
 pub mod programs;
 pub mod qemu;

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
-use crate::config::{ConfigError, PayloadConfig, VmConfig, parse_cpus, parse_memory, parse_serial};
+use crate::config::{
+    ConfigError, PayloadConfig, VmConfig, parse_cpus, parse_memory, parse_platform, parse_serial,
+};
 
 /// A minimal virtual machine monitor for Intel TDX on Linux KVM.
 ///
@@ -13,6 +15,18 @@ use crate::config::{ConfigError, PayloadConfig, VmConfig, parse_cpus, parse_memo
 #[derive(Debug, Parser)]
 #[command(name = "tdvmm", version, max_term_width = 100)]
 pub struct Cli {
+    /// Firmware to start: OVMF with its variable store in one file, or TD-Shim
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    firmware: Option<PathBuf>,
+
+    /// Variable store that replaces the one in the firmware file, of the same size
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    firmware_vars: Option<PathBuf>,
+
+    /// Boot loader (shimx64.efi) by which firmware with secure boot starts a signed kernel
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    shim: Option<PathBuf>,
+
     /// Kernel to start: a bzImage (vmlinuz) or an ELF vmlinux
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     kernel: Option<PathBuf>,
@@ -35,7 +49,7 @@ pub struct Cli {
     )]
     cmdline: Vec<String>,
 
-    /// Virtual processors: boot=N[,topology=SOCKETS:CORES:THREADS]  [default: boot=1]
+    /// Virtual processors: boot=N[,topology=SOCKETS:CORES:THREADS][,tsc_khz=N]  [default: boot=1]
     #[arg(long, value_name = "boot=N", conflicts_with = "config")]
     cpus: Option<String>,
 
@@ -43,13 +57,26 @@ pub struct Cli {
     #[arg(long, value_name = "size=N", conflicts_with = "config")]
     memory: Option<String>,
 
-    /// First serial port: off, null, tty, file=PATH or socket=PATH  [default: tty]
+    /// Kind of machine: tdx=on for a Trust Domain, with attributes=, sept_ve_disable=, xfam=, gpaw=,
+    /// mrconfigid=, mrowner= and mrownerconfig= (96 hex digits, base64 or @file)
+    #[arg(long, value_name = "tdx=on", conflicts_with = "config")]
+    platform: Option<String>,
+
+    /// First serial port: off, null, tty, file=PATH or socket=PATH  [default: tty, in a TD off]
     #[arg(long, value_name = "WHERE", conflicts_with = "config")]
     serial: Option<String>,
 
     /// Read the machine from a JSON file instead of from options
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// Write every TDX call of the launch, with pages, digests and times, to a JSON file
+    #[arg(long, value_name = "FILE")]
+    pub transcript: Option<PathBuf>,
+
+    /// Go on only if the TD's measurement is this: mrtd=HEX
+    #[arg(long, value_name = "mrtd=HEX")]
+    pub expect: Option<String>,
 
     /// Print what the guest would be given, as JSON, and end; needs no KVM
     #[arg(long)]
@@ -76,6 +103,9 @@ impl Cli {
         }
         Ok(VmConfig {
             payload: PayloadConfig {
+                firmware: self.firmware.clone(),
+                firmware_vars: self.firmware_vars.clone(),
+                shim: self.shim.clone(),
                 kernel: self.kernel.clone(),
                 initramfs: self.initramfs.clone(),
                 cmdline: (!self.cmdline.is_empty()).then(|| self.cmdline.join(" ")),
@@ -90,6 +120,12 @@ impl Cli {
                 .memory
                 .as_deref()
                 .map(parse_memory)
+                .transpose()?
+                .unwrap_or_default(),
+            platform: self
+                .platform
+                .as_deref()
+                .map(parse_platform)
                 .transpose()?
                 .unwrap_or_default(),
             serial: self.serial.as_deref().map(parse_serial).transpose()?,

@@ -16,6 +16,15 @@ pub const BAD_CONFIG: u8 = 152;
 /// The command line cannot be understood.
 pub const BAD_ARGUMENTS: u8 = 153;
 
+/// The host cannot run TDs.
+pub const TDX_NOT_READY: u8 = 160;
+/// A step of the launch of a TD failed.
+pub const TD_LAUNCH_FAILED: u8 = 161;
+/// The TD's measurement is not the expected one.
+pub const TD_UNEXPECTED_MRTD: u8 = 162;
+/// No TDX key id is free.
+pub const TD_NO_KEY_ID: u8 = 165;
+
 /// Why the machine stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -42,6 +51,18 @@ pub enum Ending {
         /// The reason's name and numbers.
         report: String,
     },
+    /// The TD reported that it cannot go on.
+    TdFatal {
+        /// The vCPU.
+        vcpu: u32,
+        /// Code and text, as far as they can be printed.
+        report: String,
+    },
+    /// KVM has given the TD up: mostly because it touched a page that it had not accepted.
+    TdDead {
+        /// The vCPU.
+        vcpu: u32,
+    },
     /// A signal asked this process to end.
     Signal(i32),
     /// The operator pressed Ctrl-A x.
@@ -59,6 +80,8 @@ impl Ending {
             Self::InternalError { .. } => 12,
             Self::UnexpectedExit { .. } => 13,
             Self::Operator => 14,
+            Self::TdFatal { .. } => 163,
+            Self::TdDead { .. } => 166,
             // As shells do: 128 and the number of the signal.
             Self::Signal(number) => 128_u8.saturating_add(u8::try_from(*number).unwrap_or(u8::MAX)),
         }
@@ -77,6 +100,14 @@ impl fmt::Display for Ending {
             Self::UnexpectedExit { vcpu, report } => {
                 write!(f, "unexpected exit of vCPU {vcpu}: {report}")
             }
+            Self::TdFatal { vcpu, report } => {
+                write!(f, "the TD gave up on vCPU {vcpu}: {report}")
+            }
+            Self::TdDead { vcpu } => write!(
+                f,
+                "KVM gave the TD up at vCPU {vcpu}: it touched a private page that it had not accepted, \
+                 or the TDX module failed (see the host's kernel log)"
+            ),
             Self::Signal(number) => write!(f, "ended by signal {}", signal_name(*number)),
             Self::Operator => f.write_str("ended by the operator (Ctrl-A x)"),
         }
@@ -171,13 +202,24 @@ mod tests {
                 report: String::new(),
             },
             Ending::Operator,
+            Ending::TdFatal {
+                vcpu: 0,
+                report: String::new(),
+            },
+            Ending::TdDead { vcpu: 0 },
             Ending::Signal(libc::SIGTERM),
             Ending::Signal(libc::SIGINT),
         ];
         let mut codes: Vec<u8> = endings.iter().map(Ending::exit_code).collect();
         codes.extend([HOST_ERROR, BAD_CONFIG, BAD_ARGUMENTS]);
+        codes.extend([
+            TDX_NOT_READY,
+            TD_LAUNCH_FAILED,
+            TD_UNEXPECTED_MRTD,
+            TD_NO_KEY_ID,
+        ]);
         codes.sort_unstable();
         codes.dedup();
-        assert_eq!(codes.len(), 11);
+        assert_eq!(codes.len(), 17);
     }
 }

@@ -5,7 +5,13 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use tdvmm_arch::addr::PAGE_SIZE;
+use tdvmm_arch::map::FIRMWARE_MAX;
+use tdvmm_firmware::fwcfg::{Blob, KernelFiles, blob};
 use thiserror::Error;
+
+use crate::config::{FirmwarePayload, KernelPayload, Payload};
+use crate::plan::PayloadFacts;
 
 /// The first bytes of a kernel file that say what it is, with all of a bzImage's setup header.
 const HEAD: usize = 1024;
@@ -112,6 +118,144 @@ impl Initramfs {
         }
         Ok(Self { file, len })
     }
+}
+
+/// The files that are read while the machine is launched; those of firmware have been read before.
+#[derive(Debug)]
+pub enum PayloadFiles {
+    /// Of a kernel that is entered directly.
+    Kernel {
+        /// The kernel.
+        kernel: Kernel,
+        /// Its initramfs.
+        initramfs: Option<Initramfs>,
+    },
+    /// All is in the plan.
+    Firmware,
+}
+
+/// Opens and looks at the files of `payload`.
+///
+/// # Errors
+///
+/// If one cannot be used.
+pub fn open_payload(payload: &Payload) -> Result<(PayloadFacts, PayloadFiles), PayloadError> {
+    match payload {
+        Payload::Kernel(files) => {
+            let kernel = Kernel::open(&files.kernel)?;
+            let initramfs = files
+                .initramfs
+                .as_deref()
+                .map(Initramfs::open)
+                .transpose()?;
+            let facts = PayloadFacts::Kernel {
+                kind: kernel.kind.clone(),
+                initramfs: initramfs.as_ref().map(|file| file.len),
+                cmdline: files.cmdline.clone(),
+            };
+            Ok((facts, PayloadFiles::Kernel { kernel, initramfs }))
+        }
+        Payload::Firmware(files) => Ok((
+            PayloadFacts::Firmware(Firmware::read(files)?),
+            PayloadFiles::Firmware,
+        )),
+    }
+}
+
+/// A firmware image, in memory; what is measured and what is loaded are the same bytes.
+#[derive(Clone)]
+pub struct Firmware {
+    /// The image: whole pages, at most [`FIRMWARE_MAX`].
+    pub image: Blob,
+    /// The variable store that replaces the image's own.
+    pub vars: Option<Blob>,
+    /// A kernel for the firmware to start.
+    pub kernel: Option<KernelFiles>,
+}
+
+impl Firmware {
+    /// Reads the files of `payload`.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be read or cannot be firmware.
+    pub fn read(payload: &FirmwarePayload) -> Result<Self, PayloadError> {
+        let image = read("--firmware", &payload.image)?;
+        let unusable = |problem| PayloadError::Unusable {
+            option: "--firmware",
+            path: payload.image.clone(),
+            problem,
+        };
+        let len = image.len() as u64;
+        if len == 0 || !len.is_multiple_of(PAGE_SIZE) {
+            return Err(unusable(
+                "is no firmware image: its size is no multiple of 4 KiB",
+            ));
+        }
+        if len > FIRMWARE_MAX {
+            return Err(unusable(
+                "is larger than the 16 MiB that lie below 4 GiB for firmware",
+            ));
+        }
+        let vars = payload
+            .vars
+            .as_deref()
+            .map(|path| read("--firmware-vars", path))
+            .transpose()?;
+        Ok(Self {
+            image: blob(image),
+            vars: vars.map(blob),
+            kernel: payload
+                .kernel
+                .as_ref()
+                .map(|k| read_kernel(k, payload))
+                .transpose()?,
+        })
+    }
+}
+
+impl std::fmt::Debug for Firmware {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Firmware")
+            .field("kernel", &self.kernel)
+            .finish_non_exhaustive()
+    }
+}
+
+fn read_kernel(
+    files: &KernelPayload,
+    payload: &FirmwarePayload,
+) -> Result<KernelFiles, PayloadError> {
+    let optional = |option, path: Option<&Path>| -> Result<Option<Blob>, PayloadError> {
+        path.map(|path| read(option, path).map(blob)).transpose()
+    };
+    let kernel = read("--kernel", &files.kernel)?;
+    // Any EFI program will do: firmware starts it as one.
+    if !kernel.starts_with(b"MZ") {
+        return Err(PayloadError::Unusable {
+            option: "--kernel",
+            path: files.kernel.clone(),
+            problem: "is no EFI program; firmware starts a bzImage (vmlinuz) with an EFI stub",
+        });
+    }
+    Ok(KernelFiles {
+        kernel: blob(kernel),
+        initramfs: optional("--initramfs", files.initramfs.as_deref())?,
+        cmdline: files.cmdline.clone(),
+        shim: optional("--shim", payload.shim.as_deref())?,
+    })
+}
+
+fn read(option: &'static str, path: &Path) -> Result<Vec<u8>, PayloadError> {
+    let (mut file, len) = open(option, path)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
+    file.read_to_end(&mut bytes)
+        .map_err(|source| PayloadError::Read {
+            option,
+            path: path.to_owned(),
+            source,
+        })?;
+    Ok(bytes)
 }
 
 fn open(option: &'static str, path: &Path) -> Result<(File, u64), PayloadError> {

@@ -5,6 +5,7 @@
 //! `arch/tests/golden/dsdt.dsl`.
 
 use super::aml::{self, Window};
+use super::mcfg;
 use super::sdt::Sdt;
 use crate::map::{self, gsi, port};
 
@@ -40,7 +41,7 @@ fn pci_host() -> Vec<u8> {
             aml::name(
                 b"_CRS",
                 &aml::resources(&[
-                    aml::word_window(Window::Bus, 0, 0xff),
+                    aml::word_window(Window::Bus, 0, mcfg::LAST_BUS.into()),
                     aml::io(port::PCI_CONFIG, 8),
                     aml::word_window(Window::Io, 0, port::PCI_CONFIG - 1),
                     aml::word_window(Window::Io, port::PCI_CONFIG + 8, 0xffff),

@@ -1,8 +1,7 @@
 //! MADT, revision 5 (5.2.12): local APICs, the I/O APIC, the NMI pins.
 //!
-//! There is no PC/AT dual 8259, hence the flags are zero. ISA interrupt 4 has an override that says what
-//! holds anyway (pin 4, edge): Linux without a PIC has no identity mapping of ISA interrupts, and takes the
-//! number of the first serial port's interrupt from here before it has read the DSDT.
+//! There is no PC/AT dual 8259, hence the flags are zero, and no interrupt source override: the DSDT names the
+//! I/O APIC's pins itself, with their trigger mode.
 
 use super::AcpiInput;
 use super::sdt::Sdt;
@@ -10,7 +9,6 @@ use crate::map;
 
 const LOCAL_APIC: u8 = 0;
 const IO_APIC: u8 = 1;
-const INTERRUPT_SOURCE_OVERRIDE: u8 = 2;
 const LOCAL_APIC_NMI: u8 = 4;
 const LOCAL_X2APIC: u8 = 9;
 const LOCAL_X2APIC_NMI: u8 = 10;
@@ -20,9 +18,6 @@ const MULTIPROCESSOR_WAKEUP: u8 = 16;
 const FIRST_X2APIC_ID: u32 = 255;
 
 const ENABLED: u32 = 1;
-
-/// Active high (1) in bits 1..0, edge (1) in bits 3..2 (table 5-50).
-const EDGE_HIGH: u16 = 0b0101;
 
 pub(super) fn table(input: &AcpiInput) -> Sdt {
     let mut madt = Sdt::new(*b"APIC", 5);
@@ -48,11 +43,6 @@ pub(super) fn table(input: &AcpiInput) -> Sdt {
     madt.bytes(&[IO_APIC, 12, 0, 0]);
     madt.u32(low_u32(map::IOAPIC));
     madt.u32(0);
-
-    // Bus 0 (ISA), interrupt 4.
-    madt.bytes(&[INTERRUPT_SOURCE_OVERRIDE, 10, 0, 4]);
-    madt.u32(map::gsi::COM1);
-    madt.u16(EDGE_HIGH);
 
     // Local interrupt 1 of all processors is the NMI; polarity and trigger as the bus has it.
     madt.bytes(&[LOCAL_APIC_NMI, 6, 0xff, 0, 0, 1]);

@@ -4,7 +4,8 @@
 //! 0x500    GDT              0x9000   page tables (6 pages)
 //! 0x6000   PVH start_info   0x20000  command line (64 KiB)
 //! 0x7000   zero page        0xe0000  ACPI tables (map::ACPI_AREA)
-//! 0x8ff0   stack            0x100000 kernel
+//! 0x8ff0   stack            0xffff0  reset stub
+//!                           0x100000 kernel
 //! ```
 //!
 //! `linux` follows Documentation/arch/x86/boot.rst of Linux (64-bit entry), `pvh` the x86/HVM direct boot ABI
@@ -14,6 +15,7 @@
 pub mod linux;
 pub mod pvh;
 pub mod registers;
+pub mod reset;
 
 pub use registers::{InitialRegisters, Segment, gdt_bytes, page_tables};
 

@@ -22,6 +22,9 @@ const SVM_ECX: u32 = 1 << 2;
 const SGX_LEAF: u32 = 0x12;
 const TSC_LEAF: u32 = 0x15;
 const SVM_LEAF: u32 = 0x8000_000a;
+/// Memory encryption. KVM reports SEV where the host can run such guests; a kernel that reads the bit reads
+/// `MSR_AMD64_SEV` next, which an ordinary guest does not have.
+const MEMORY_ENCRYPTION_LEAF: u32 = 0x8000_001f;
 const KVM_SIGNATURE_LEAF: u32 = 0x4000_0000;
 const KVM_FEATURES_LEAF: u32 = 0x4000_0001;
 const TIMING_LEAF: u32 = 0x4000_0010;
@@ -71,6 +74,7 @@ pub(super) fn adjust(table: &mut CpuidTable, topology: &Topology, options: &Cpui
         leaf.ecx &= !SGX_LC_ECX;
     }
     table.remove(SGX_LEAF);
+    table.remove(MEMORY_ENCRYPTION_LEAF);
     if !options.nested {
         if let Some(leaf) = table.find_mut(0x8000_0001, 0) {
             leaf.ecx &= !SVM_ECX;

@@ -47,6 +47,7 @@ fn supported(vendor: (u32, u32, u32), highest: u32) -> CpuidTable {
         entry(0x8000_0008, [0x3030, 0, 0x7007, 0]),
         entry(0x8000_000a, [1, 2, 3, 4]),
         subleaf(0x8000_001d, 3, [0x1c163, 0, 0, 0]),
+        entry(0x8000_001f, [0x1000a, 0x33, 0x1fd, 1]),
         subleaf(0x8000_0026, 0, [1, 2, 3, 4]),
     ])
 }
@@ -208,6 +209,17 @@ fn extended_destinations_are_announced_past_255_vcpus_only() {
             "{vcpus}"
         );
     }
+}
+
+#[test]
+fn memory_encryption_is_taken_away() {
+    let table = for_vcpu(
+        &supported(AMD, 0xd),
+        VcpuId(0),
+        &Topology::flat(1).unwrap(),
+        &Default::default(),
+    );
+    assert_eq!(table.find(0x8000_001f, 0), None);
 }
 
 #[test]

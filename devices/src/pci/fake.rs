@@ -12,6 +12,7 @@ pub(super) type Access = (u8, u64, Vec<u8>);
 pub(super) struct Fake {
     config: ConfigSpace,
     pub(super) writes: Vec<Access>,
+    pub(super) moves: usize,
 }
 
 impl Fake {
@@ -27,6 +28,7 @@ impl Fake {
         Arc::new(Mutex::new(Self {
             config,
             writes: Vec::new(),
+            moves: 0,
         }))
     }
 }
@@ -40,6 +42,9 @@ impl PciDevice for Fake {
     }
     fn config_mut(&mut self) -> &mut ConfigSpace {
         &mut self.config
+    }
+    fn bars_moved(&mut self) {
+        self.moves += 1;
     }
     /// The low bytes of the offset, with the number of the BAR on top of the first.
     fn bar_read(&mut self, bar: u8, offset: u64, data: &mut [u8]) {

@@ -29,6 +29,9 @@ pub trait PciDevice: Send {
     fn config_write(&mut self, register: u16, data: &[u8]) {
         self.config_mut().write(register, data);
     }
+    /// BARs decode elsewhere than before, or no longer, or now: `config().decoded_bars()` tells. For a
+    /// function that has told others where its registers are (an ioeventfd).
+    fn bars_moved(&mut self) {}
     /// A guest reads at `offset` into a BAR. `data` is all zeros.
     fn bar_read(&mut self, _bar: u8, _offset: u64, _data: &mut [u8]) {}
     /// A guest writes at `offset` into a BAR.
@@ -63,7 +66,7 @@ pub struct BarError {
 }
 
 /// Where a BAR decodes, for looking up an access without a lock of the function.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Decoded {
     slot: u8,
     bar: Bar,
@@ -133,7 +136,7 @@ impl PciRoot {
                 let base = u32::try_from(base).map_err(|_| error)?;
                 function.config_mut().place_bar(bar, base);
             }
-            self.update_decoded(slot, function.config());
+            self.update_decoded(slot, &mut *function);
         }
         Ok(())
     }
@@ -153,7 +156,7 @@ impl PciRoot {
             function.config_write(register, data);
             // BARs and their enable bit are in the header.
             if register < 0x40 {
-                self.update_decoded(slot, function.config());
+                self.update_decoded(slot, &mut *function);
             }
         }
     }
@@ -189,12 +192,23 @@ impl PciRoot {
     }
 
     /// Called with the function's lock held, so that the latest write wins.
-    fn update_decoded(&self, slot: u8, config: &ConfigSpace) {
-        let mut decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
-        decoded.retain(|known| known.slot != slot);
-        decoded.extend(config.decoded_bars().map(|bar| Decoded { slot, bar }));
-        // Where a guest lets two BARs overlap, the lowest slot answers.
-        decoded.sort_unstable_by_key(|known| (known.slot, known.bar.index));
+    fn update_decoded(&self, slot: u8, function: &mut dyn PciDevice) {
+        let now: Vec<_> = function
+            .config()
+            .decoded_bars()
+            .map(|bar| Decoded { slot, bar })
+            .collect();
+        {
+            let mut decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
+            if decoded.iter().filter(|known| known.slot == slot).eq(&now) {
+                return;
+            }
+            decoded.retain(|known| known.slot != slot);
+            decoded.extend(now);
+            // Where a guest lets two BARs overlap, the lowest slot answers.
+            decoded.sort_unstable_by_key(|known| (known.slot, known.bar.index));
+        }
+        function.bars_moved();
     }
 
     fn find_bar(&self, address: u64, len: usize) -> Option<(&SharedFunction, u8, u64)> {

@@ -19,10 +19,12 @@ use tdvmm_arch::{Gpa, GpaRange};
 
 pub use error::{DescriptorError, LayoutError, ParseError, SectionError};
 pub use family::Family;
+pub(crate) use family::is_variable_store;
 pub use locate::{FoundBy, GuidEntry};
 pub use regions::{Contents, RegionError};
 pub use section::{Section, SectionKind};
 
+use crate::measure::Measure;
 use crate::wire;
 use section::Entry;
 
@@ -140,6 +142,18 @@ impl<'a> Image<'a> {
     pub fn wants_payload(&self) -> bool {
         self.section(SectionKind::Payload)
             .is_some_and(|section| section.data().is_empty())
+    }
+
+    /// A measured section whose contents the VMM brings, so that the file alone has no MRTD.
+    #[must_use]
+    pub fn measured_contents(&self) -> Option<&Section> {
+        self.sections.iter().find(|section| {
+            let outside = matches!(
+                section.kind(),
+                SectionKind::Payload | SectionKind::PayloadParam
+            );
+            outside && section.data().is_empty() && section.measure() == Measure::Yes
+        })
     }
 
     /// File offset of the descriptor.

@@ -7,20 +7,15 @@ use tdvmm_firmware::image::{Family, Image, SectionKind};
 use tdvmm_firmware::td_shim::PayloadInfo;
 
 use crate::synthetic::{self, Lead, row};
+use crate::variables::Store;
 
 const OVMF_LEN: usize = 4 << 20;
 const SHIM_LEN: usize = 16 << 20;
 
+/// OVMF's sections with a volume of variables, by which it is known.
 fn ovmf() -> Vec<u8> {
-    let mut rows = synthetic::ovmf();
-    // Nothing but variables tells a small image from others.
-    rows.truncate(6);
-    let mut file = synthetic::image(OVMF_LEN, Lead::Table, &rows);
-    file[16..32].copy_from_slice(&[
-        0x8d, 0x2b, 0xf1, 0xff, 0x96, 0x76, 0x8b, 0x4c, 0xa9, 0x85, 0x27, 0x47, 0x07, 0x5b, 0x4f,
-        0x50,
-    ]);
-    file[40..44].copy_from_slice(b"_FVH");
+    let mut file = synthetic::image(OVMF_LEN, Lead::Table, &synthetic::ovmf());
+    file[..0x8_4000].copy_from_slice(&Store::new(0x8_4000).bytes);
     file
 }
 

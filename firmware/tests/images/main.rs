@@ -10,6 +10,8 @@ mod fw_cfg;
 #[cfg(test)]
 mod hob;
 #[cfg(test)]
+mod inspected;
+#[cfg(test)]
 mod measured;
 #[cfg(test)]
 mod refused;
@@ -19,3 +21,5 @@ mod second_mrtd;
 mod synthetic;
 #[cfg(test)]
 mod td_shim;
+#[cfg(test)]
+mod variables;

@@ -119,6 +119,20 @@ impl Packages {
         Ok(debs)
     }
 
+    /// Fetches every package and every part of every kernel.
+    pub fn fetch_all(&self) -> Result<()> {
+        for name in self.pins.package.keys() {
+            self.package(name)?;
+        }
+        for series in self.pins.kernel.keys() {
+            let kernel = self.kernel(series)?;
+            for part in kernel.resolved.parts.keys() {
+                kernel.deb(part)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The path of a downloaded package file.
     pub fn deb_path(&self, deb: &Deb) -> Result<PathBuf> {
         // The archive's file name says version and architecture; the hash tells apart rebuilds.

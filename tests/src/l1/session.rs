@@ -95,6 +95,14 @@ impl Program {
         self
     }
 
+    /// The program and its arguments, for a shell that runs it.
+    pub fn words(&self) -> Vec<String> {
+        std::iter::once(&self.path)
+            .chain(&self.args)
+            .cloned()
+            .collect()
+    }
+
     /// Gives it a pseudo terminal instead of pipes.
     #[must_use]
     pub fn on_terminal(mut self) -> Self {
@@ -270,6 +278,23 @@ impl L1 {
         })
     }
 
+    /// The output of a run so far.
+    pub fn output_bytes(&self, run: RunId) -> &[u8] {
+        self.runs.get(&run).map_or(&[], |r| r.output.as_slice())
+    }
+
+    /// Takes in what L1 says for a while, at once if it has said something.
+    pub fn poll(&mut self, wait: Duration) -> Result<()> {
+        match self.events.recv_timeout(wait) {
+            Ok(event) => {
+                self.take(event);
+                Ok(())
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(()),
+            Err(RecvTimeoutError::Disconnected) => bail!("L1 ended{}", self.last_words()),
+        }
+    }
+
     /// What ran since the last [`Self::end_all`], with all output and how it ended.
     pub fn transcript(&self) -> String {
         let mut text = String::new();
@@ -354,6 +379,7 @@ impl L1 {
             id,
             Run {
                 name: name.to_owned(),
+                arguments: arguments.to_owned(),
                 ..Run::default()
             },
         );

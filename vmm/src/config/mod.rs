@@ -11,14 +11,19 @@
 mod model;
 mod options;
 mod size;
+mod td;
 mod validate;
 
 pub use model::{
-    CpusConfig, MemoryConfig, PayloadConfig, SerialConfig, SerialMode, TopologyConfig, VmConfig,
+    CpusConfig, MemoryConfig, PayloadConfig, PlatformConfig, SerialConfig, SerialMode,
+    TopologyConfig, VmConfig,
 };
-pub use options::{parse_cpus, parse_memory, parse_serial};
+pub use options::{parse_cpus, parse_memory, parse_platform, parse_serial};
 pub use size::{ByteSize, parse_size};
-pub use validate::{KernelPayload, MAX_CMDLINE, Machine, SerialBackend, validate};
+pub use td::TdOptions;
+pub use validate::{
+    FirmwarePayload, KernelPayload, MAX_CMDLINE, Machine, Payload, SerialBackend, validate,
+};
 
 use thiserror::Error;
 

@@ -21,7 +21,10 @@ pub struct VmConfig {
     /// Guest memory.
     #[serde(default)]
     pub memory: MemoryConfig,
-    /// The first serial port; without it, the terminal.
+    /// What kind of machine it is.
+    #[serde(default)]
+    pub platform: PlatformConfig,
+    /// The first serial port; without it, the terminal, and in a TD none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<SerialConfig>,
 }
@@ -30,7 +33,16 @@ pub struct VmConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PayloadConfig {
-    /// Kernel file: bzImage or ELF vmlinux.
+    /// Firmware image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<PathBuf>,
+    /// Variable store that replaces the one in the firmware image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware_vars: Option<PathBuf>,
+    /// Boot loader that checks the kernel's signature, for firmware that enforces secure boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shim: Option<PathBuf>,
+    /// Kernel file: bzImage or, without firmware, ELF vmlinux.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
     /// Initial RAM file system.
@@ -39,6 +51,36 @@ pub struct PayloadConfig {
     /// Kernel command line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cmdline: Option<String>,
+}
+
+/// An ordinary VM or a TD, and what belongs to a TD.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlatformConfig {
+    /// Whether it is a TD. All that follows is for TDs only.
+    #[serde(default)]
+    pub tdx: bool,
+    /// Names of TD attributes, joined by `+`, beside SEPT_VE_DISABLE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<String>,
+    /// Whether a touch of an unaccepted page ends the TD instead of raising #VE; on unless said otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sept_ve_disable: Option<bool>,
+    /// Extended features, as a number; without it those of the host that a TD can have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xfam: Option<String>,
+    /// Width of guest-physical addresses, 48 or 52; without it the smallest that holds RAM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpaw: Option<u8>,
+    /// 48 bytes for the configuration: 96 hex digits, base64, or @file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mrconfigid: Option<String>,
+    /// 48 bytes for the owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mrowner: Option<String>,
+    /// 48 bytes for the owner's configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mrownerconfig: Option<String>,
 }
 
 /// Virtual processors.
@@ -51,6 +93,9 @@ pub struct CpusConfig {
     /// How they are arranged; without it, one socket with one core each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topology: Option<TopologyConfig>,
+    /// TSC frequency of a TD in kHz, a multiple of 25 MHz; without it the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tsc_khz: Option<u32>,
 }
 
 impl Default for CpusConfig {
@@ -58,6 +103,7 @@ impl Default for CpusConfig {
         Self {
             boot: 1,
             topology: None,
+            tsc_khz: None,
         }
     }
 }

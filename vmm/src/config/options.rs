@@ -6,7 +6,8 @@
 use std::path::PathBuf;
 
 use super::{
-    ConfigError, CpusConfig, MemoryConfig, SerialConfig, SerialMode, TopologyConfig, parse_size,
+    ConfigError, CpusConfig, MemoryConfig, PlatformConfig, SerialConfig, SerialMode,
+    TopologyConfig, parse_size,
 };
 
 /// Reads `boot=N[,topology=sockets:cores:threads]`.
@@ -15,10 +16,13 @@ use super::{
 ///
 /// If the text is not of that form.
 pub fn parse_cpus(text: &str) -> Result<CpusConfig, ConfigError> {
-    let pairs = Pairs::parse("--cpus", text, &["boot", "topology"])?;
+    let pairs = Pairs::parse("--cpus", text, &["boot", "topology", "tsc_khz"])?;
     let mut cpus = CpusConfig::default();
     if let Some(boot) = pairs.get("boot") {
         cpus.boot = pairs.number("boot", boot)?;
+    }
+    if let Some(khz) = pairs.get("tsc_khz") {
+        cpus.tsc_khz = Some(pairs.number("tsc_khz", khz)?);
     }
     if let Some(topology) = pairs.get("topology") {
         cpus.topology = Some(parse_topology(&pairs, topology)?);
@@ -44,6 +48,47 @@ fn parse_topology(pairs: &Pairs, text: &str) -> Result<TopologyConfig, ConfigErr
         }),
         _ => Err(pairs.problem("topology is sockets:cores:threads, such as 1:2:1")),
     }
+}
+
+/// Reads `tdx=on` and what belongs to a TD.
+///
+/// # Errors
+///
+/// If the text is not of that form.
+pub fn parse_platform(text: &str) -> Result<PlatformConfig, ConfigError> {
+    const KEYS: &[&str] = &[
+        "tdx",
+        "attributes",
+        "sept_ve_disable",
+        "xfam",
+        "gpaw",
+        "mrconfigid",
+        "mrowner",
+        "mrownerconfig",
+    ];
+    let pairs = Pairs::parse("--platform", text, KEYS)?;
+    let text = |key| pairs.get(key).map(str::to_owned);
+    let switch = |key| {
+        pairs
+            .get(key)
+            .map(|value| pairs.switch(key, value))
+            .transpose()
+    };
+    Ok(PlatformConfig {
+        tdx: switch("tdx")?.unwrap_or(false),
+        attributes: text("attributes"),
+        sept_ve_disable: switch("sept_ve_disable")?,
+        xfam: text("xfam"),
+        gpaw: match pairs.get("gpaw") {
+            None => None,
+            Some("48") => Some(48),
+            Some("52") => Some(52),
+            Some(_) => return Err(pairs.problem("gpaw is 48 or 52")),
+        },
+        mrconfigid: text("mrconfigid"),
+        mrowner: text("mrowner"),
+        mrownerconfig: text("mrownerconfig"),
+    })
 }
 
 /// Reads `size=N[K|M|G|T]`.
@@ -144,6 +189,14 @@ impl<'a> Pairs<'a> {
         })
     }
 
+    fn switch(&self, key: &str, text: &str) -> Result<bool, ConfigError> {
+        match text {
+            "on" => Ok(true),
+            "off" => Ok(false),
+            _ => Err(self.problem(format!("{key} is on or off, not '{text}'"))),
+        }
+    }
+
     fn problem(&self, problem: impl Into<String>) -> ConfigError {
         ConfigError::option(self.option, self.text, problem)
     }
@@ -184,7 +237,7 @@ mod tests {
         let text = message(parse_cpus("boots=2"));
         assert_eq!(
             text,
-            "--cpus boots=2: unknown key 'boots'; keys are boot, topology"
+            "--cpus boots=2: unknown key 'boots'; keys are boot, topology, tsc_khz"
         );
         assert!(message(parse_cpus("boot=2,boot=3")).contains("given twice"));
         assert!(message(parse_memory("512M")).contains("keys are size"));

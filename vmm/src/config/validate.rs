@@ -1,29 +1,41 @@
 //! From the model to a machine that can be: every value checked once, and carried on as a type that cannot
 //! hold a wrong one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use tdvmm_arch::layout::RamLayout;
 use tdvmm_arch::topology::Topology;
 
-use super::{ConfigError, PayloadConfig, SerialConfig, SerialMode, VmConfig};
+use super::{ConfigError, PayloadConfig, SerialConfig, SerialMode, TdOptions, VmConfig};
 
 /// Bytes of a command line with its final 0, at most. Linux: COMMAND_LINE_SIZE of x86 is 2048; newer and
 /// other kernels may take more, and the kernel's own limit is checked against its header.
 pub const MAX_CMDLINE: usize = 64 << 10;
 
 /// A machine that can be, as far as that can be known without asking the host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Machine {
     /// What is started.
-    pub kernel: KernelPayload,
+    pub payload: Payload,
     /// How the vCPUs are arranged, and so how many there are.
     pub topology: Topology,
     /// Where RAM lies.
     pub ram: RamLayout,
     /// The first serial port.
     pub serial: SerialBackend,
+    /// Set when the machine is a TD.
+    pub td: Option<TdOptions>,
+}
+
+/// What is started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Payload {
+    /// A kernel, without firmware.
+    Kernel(KernelPayload),
+    /// Firmware, which may find a kernel in fw_cfg.
+    Firmware(FirmwarePayload),
 }
 
 /// A kernel and what it is given.
@@ -35,6 +47,19 @@ pub struct KernelPayload {
     pub initramfs: Option<PathBuf>,
     /// The command line: no 0 in it, and shorter than [`MAX_CMDLINE`].
     pub cmdline: String,
+}
+
+/// Firmware and what it is given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FirmwarePayload {
+    /// The image.
+    pub image: PathBuf,
+    /// A variable store that replaces the image's own.
+    pub vars: Option<PathBuf>,
+    /// A kernel to start instead of looking for a disk.
+    pub kernel: Option<KernelPayload>,
+    /// A boot loader that checks and starts the kernel.
+    pub shim: Option<PathBuf>,
 }
 
 /// Where the bytes of the first serial port go.
@@ -60,21 +85,80 @@ pub enum SerialBackend {
 /// At the first value that cannot be; the message names the option, the value and the remedy.
 pub fn validate(config: &VmConfig) -> Result<Machine, ConfigError> {
     let size = config.memory.size.0;
+    let td = TdOptions::new(&config.platform, &config.cpus)?;
     Ok(Machine {
-        kernel: payload(&config.payload)?,
+        payload: payload(&config.payload, td.is_some())?,
         topology: topology(config)?,
         ram: RamLayout::new(size)
             .map_err(|e| ConfigError::option("--memory", format!("size={size}"), e.to_string()))?,
-        serial: serial(config.serial.as_ref())?,
+        serial: serial(config.serial.as_ref(), td.is_some())?,
+        td,
     })
 }
 
-fn payload(config: &PayloadConfig) -> Result<KernelPayload, ConfigError> {
-    let Some(kernel) = config.kernel.clone() else {
+fn payload(config: &PayloadConfig, in_td: bool) -> Result<Payload, ConfigError> {
+    let kernel = kernel(config)?;
+    if in_td && config.firmware.is_none() {
         return Err(ConfigError::Missing {
-            option: "--kernel",
-            remedy: "give a bzImage (vmlinuz) or an ELF vmlinux to start",
+            option: "--firmware",
+            remedy: "a TD starts in firmware: give OVMF built for TDX, or TD-Shim",
         });
+    }
+    let Some(image) = config.firmware.clone() else {
+        only_with(
+            "--firmware-vars",
+            config.firmware_vars.as_deref(),
+            "give --firmware too",
+        )?;
+        only_with(
+            "--shim",
+            config.shim.as_deref(),
+            "a shim is started by firmware: give it too",
+        )?;
+        return kernel.map(Payload::Kernel).ok_or(ConfigError::Missing {
+            option: "--kernel",
+            remedy: "give a bzImage (vmlinuz) or an ELF vmlinux to start, or --firmware",
+        });
+    };
+    if kernel.is_none() {
+        only_with(
+            "--shim",
+            config.shim.as_deref(),
+            "a shim starts a kernel: give --kernel too",
+        )?;
+    }
+    Ok(Payload::Firmware(FirmwarePayload {
+        image,
+        vars: config.firmware_vars.clone(),
+        kernel,
+        shim: config.shim.clone(),
+    }))
+}
+
+fn only_with(
+    option: &'static str,
+    given: Option<&Path>,
+    remedy: &'static str,
+) -> Result<(), ConfigError> {
+    given.map_or(Ok(()), |path| {
+        Err(ConfigError::Conflict {
+            option,
+            value: path.display().to_string(),
+            remedy,
+        })
+    })
+}
+
+fn kernel(config: &PayloadConfig) -> Result<Option<KernelPayload>, ConfigError> {
+    let Some(kernel) = config.kernel.clone() else {
+        let needs_kernel = "it is given to a kernel: give --kernel too";
+        only_with("--initramfs", config.initramfs.as_deref(), needs_kernel)?;
+        only_with(
+            "--cmdline",
+            config.cmdline.as_deref().map(Path::new),
+            needs_kernel,
+        )?;
+        return Ok(None);
     };
     let cmdline = config.cmdline.clone().unwrap_or_default();
     let problem = if cmdline.contains('\0') {
@@ -96,11 +180,11 @@ fn payload(config: &PayloadConfig) -> Result<KernelPayload, ConfigError> {
             problem,
         ));
     }
-    Ok(KernelPayload {
+    Ok(Some(KernelPayload {
         kernel,
         initramfs: config.initramfs.clone(),
         cmdline,
-    })
+    }))
 }
 
 fn topology(config: &VmConfig) -> Result<Topology, ConfigError> {
@@ -132,9 +216,14 @@ fn topology(config: &VmConfig) -> Result<Topology, ConfigError> {
     }
 }
 
-fn serial(config: Option<&SerialConfig>) -> Result<SerialBackend, ConfigError> {
+fn serial(config: Option<&SerialConfig>, in_td: bool) -> Result<SerialBackend, ConfigError> {
     let Some(config) = config else {
-        return Ok(SerialBackend::Tty);
+        // Each byte costs a TD two world switches and shows the host what it prints: only when asked for.
+        return Ok(if in_td {
+            SerialBackend::Off
+        } else {
+            SerialBackend::Tty
+        });
     };
     let SerialConfig { mode, file, socket } = config;
     match (mode, file, socket) {
@@ -186,6 +275,14 @@ mod tests {
             message(&config)
         };
         assert!(with(|c| c.payload.kernel = None).starts_with("--kernel is missing"));
+        assert!(with(|c| c.payload.shim = Some("s".into())).starts_with("--shim s: "));
+        let initramfs = with(|c| {
+            c.payload = PayloadConfig {
+                initramfs: Some("i".into()),
+                ..Default::default()
+            };
+        });
+        assert!(initramfs.starts_with("--initramfs i: "), "{initramfs}");
         assert!(with(|c| c.cpus.boot = 0).starts_with("--cpus boot=0: "));
         assert!(with(|c| c.memory.size = ByteSize(4095)).starts_with("--memory size=4095: "));
         let text = with(|c| {
@@ -194,7 +291,11 @@ mod tests {
                 cores: 2,
                 threads: 2,
             });
-            c.cpus = CpusConfig { boot: 3, topology };
+            c.cpus = CpusConfig {
+                boot: 3,
+                topology,
+                tsc_khz: None,
+            };
         });
         assert_eq!(
             text,

@@ -4,6 +4,7 @@ pub mod host;
 pub mod kick;
 pub mod routes;
 pub mod slots;
+pub mod td;
 pub mod vcpu;
 pub mod vm;
 

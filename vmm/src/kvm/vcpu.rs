@@ -13,6 +13,8 @@ use kvm_bindings::{
     KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
+use tdvmm_tdx::exit::{self, Reply, TdExit};
+use tdvmm_tdx::ioctl::{answer, exit_bytes};
 
 use crate::vcpu::exit::{EnterError, Exit, RunVcpu};
 
@@ -24,13 +26,28 @@ pub struct KvmVcpu {
 
 /// An exit without the borrow of the run page, so that the page can be looked at again.
 enum Raw {
-    PortIn { port: u16, data: *mut [u8] },
-    PortOut { port: u16, data: *const [u8] },
-    MmioRead { address: u64, data: *mut [u8] },
-    MmioWrite { address: u64, data: *const [u8] },
+    PortIn {
+        port: u16,
+        data: *mut [u8],
+    },
+    PortOut {
+        port: u16,
+        data: *const [u8],
+    },
+    MmioRead {
+        address: u64,
+        data: *mut [u8],
+    },
+    MmioWrite {
+        address: u64,
+        data: *const [u8],
+    },
     Kicked,
     Shutdown,
     InternalError,
+    /// Told by the bytes of the run page; the text is for the case that nothing known is in there.
+    OfTd(String),
+    Dead,
     Unexpected(String),
 }
 
@@ -117,6 +134,12 @@ impl RunVcpu for KvmVcpu {
             Ok(VcpuExit::Shutdown) => Raw::Shutdown,
             Ok(VcpuExit::InternalError) => Raw::InternalError,
             Ok(VcpuExit::Intr) => Raw::Kicked,
+            Ok(
+                other @ (VcpuExit::Hypercall(_)
+                | VcpuExit::MemoryFault { .. }
+                | VcpuExit::SystemEvent(..)
+                | VcpuExit::Unsupported(_)),
+            ) => Raw::OfTd(format!("{other:?}")),
             Ok(other) => Raw::Unexpected(format!("{other:?}")),
             Err(errno) => match errno.errno() {
                 // EAGAIN: an application processor that waits for its start-up message was woken.
@@ -124,6 +147,7 @@ impl RunVcpu for KvmVcpu {
                     self.clear_exit_flag();
                     Raw::Kicked
                 }
+                libc::EIO => Raw::Dead,
                 other => return Err(EnterError(std::io::Error::from_raw_os_error(other))),
             },
         };
@@ -153,10 +177,22 @@ impl RunVcpu for KvmVcpu {
                 let data = unsafe { &*data };
                 Exit::MmioWrite { address, data }
             }
+            Raw::OfTd(report) => match exit::decode(&exit_bytes(&mut self.fd)) {
+                TdExit::Other { .. } => Exit::Unexpected(report),
+                exit => Exit::Td(exit),
+            },
+            Raw::Dead => Exit::Dead,
             Raw::Kicked => Exit::Kicked,
             Raw::Shutdown => Exit::Shutdown,
             Raw::InternalError => Exit::InternalError(self.internal_error()),
             Raw::Unexpected(report) => Exit::Unexpected(report),
         })
+    }
+
+    fn answer(&mut self, reply: Reply) {
+        if let Err(error) = answer(&mut self.fd, reply) {
+            // The kernel's own answer stands, which is a refusal.
+            log::error!("{error}");
+        }
     }
 }

@@ -8,6 +8,9 @@ use std::sync::{Arc, Mutex};
 use tdvmm_arch::map::{self, gsi};
 use tdvmm_devices::bus::{BusBuilder, MapError, SharedDevice};
 use tdvmm_devices::clock::HostClock;
+use tdvmm_devices::debugcon::DebugCon;
+use tdvmm_devices::dma::DmaView;
+use tdvmm_devices::fwcfg::{FwCfg, FwCfgError};
 use tdvmm_devices::ioapic::IoApic;
 use tdvmm_devices::pci::{
     BarError, ConfigMechanism1, Ecam, HostBridge, LpcBridge, MmioWindow, PciRoot, SlotError,
@@ -29,7 +32,7 @@ use crate::plan::platform::{Device, Place, Space};
 use crate::serial::backend::{ClientSink, FileSink, StreamSink, WithInput};
 use crate::serial::input::Input;
 use crate::serial::terminal::EscapeFilter;
-use crate::vcpu::run_loop::Buses;
+use crate::vcpu::run_loop::{Buses, TdServices};
 
 /// The devices cannot be wired.
 #[derive(Debug, Error)]
@@ -43,6 +46,9 @@ pub enum BoardError {
     /// The memory of PCI devices does not fit its window.
     #[error("the PCI devices need more address space than there is")]
     Bars(#[source] BarError),
+    /// The contents of fw_cfg cannot be offered: a mistake of this program.
+    #[error("cannot offer the contents of fw_cfg")]
+    FwCfg(#[source] FwCfgError),
     /// KVM refuses an interrupt.
     #[error("cannot wire an interrupt")]
     Irq(#[source] KvmError),
@@ -69,7 +75,8 @@ pub struct Board {
 }
 
 impl Board {
-    /// Wires the devices of `plan`; what the guest asks of the machine goes to `power`.
+    /// Wires the devices of `plan`; they see guest memory through `memory`, `td` serves a TD's exits, and what the guest asks of the
+    /// machine goes to `power`.
     ///
     /// # Errors
     ///
@@ -77,11 +84,15 @@ impl Board {
     pub fn wire(
         plan: &Plan,
         routes: &Arc<IrqRoutes>,
+        memory: &DmaView,
+        td: Option<Arc<dyn TdServices>>,
         power: &Arc<dyn PowerSink>,
     ) -> Result<Self, BoardError> {
         let pci = Arc::new(pci_root()?);
-        pci.assign_bars(map::PCI_WINDOW.start().0, map::PCI_WINDOW.len())
-            .map_err(BoardError::Bars)?;
+        if plan.firmware().is_none() {
+            pci.assign_bars(map::PCI_WINDOW.start().0, map::PCI_WINDOW.len())
+                .map_err(BoardError::Bars)?;
+        }
         let (mut ports, mut mmio) = (BusBuilder::default(), BusBuilder::default());
         let mut input = InputSource::None;
         for Place {
@@ -104,6 +115,8 @@ impl Board {
                 Device::Port92 => shared(Port92::new(power)),
                 Device::PciConfig => shared(ConfigMechanism1::new(pci, ResetControl::new(power))),
                 Device::PowerBlock => shared(PowerBlock::new(power, Box::new(HostClock::new()))),
+                Device::FwCfg => shared(fw_cfg(plan, memory)?),
+                Device::DebugCon => shared(DebugCon::new()),
                 Device::IoApic => shared(IoApic::new(Arc::<IrqRoutes>::clone(routes))),
                 Device::Ecam => shared(Ecam::new(pci)),
                 Device::PciWindow => shared(MmioWindow::new(pci, *base)),
@@ -119,6 +132,7 @@ impl Board {
         let buses = Buses {
             ports: ports.build(),
             mmio: mmio.build(),
+            td,
         };
         Ok(Self {
             buses: Arc::new(buses),
@@ -129,6 +143,14 @@ impl Board {
 
 fn shared<D: tdvmm_devices::bus::BusDevice + 'static>(device: D) -> SharedDevice {
     Arc::new(Mutex::new(device))
+}
+
+fn fw_cfg(plan: &Plan, memory: &DmaView) -> Result<FwCfg, BoardError> {
+    let contents = plan
+        .firmware()
+        .map(|firmware| firmware.fw_cfg.clone())
+        .unwrap_or_default();
+    FwCfg::build(contents.items, contents.files, memory.clone()).map_err(BoardError::FwCfg)
 }
 
 fn pci_root() -> Result<PciRoot, BoardError> {

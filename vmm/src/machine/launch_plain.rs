@@ -9,8 +9,9 @@ use linux_loader::loader::bzimage::BzImage;
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
 use linux_loader::loader::{self, KernelLoader};
 use tdvmm_arch::boot::{BootError, InitialRegisters, Segment};
-use tdvmm_arch::cpuid::{self, CpuidOptions, CpuidTable};
+use tdvmm_arch::cpuid::{self, CpuidOptions};
 use tdvmm_arch::{Gpa, VcpuId, msrs};
+use tdvmm_devices::dma::DmaView;
 use tdvmm_devices::power::PowerSink;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
@@ -22,9 +23,9 @@ use crate::kvm::host::{self, Host};
 use crate::kvm::slots::MemorySlots;
 use crate::kvm::vm::Vm;
 use crate::memory::ram::{self, RamError};
-use crate::payload::{Initramfs, Kernel, KernelKind};
-use crate::plan::Plan;
+use crate::payload::{Initramfs, Kernel, KernelKind, PayloadFiles};
 use crate::plan::boot::Entry;
+use crate::plan::{BootPlan, KernelPlan, Plan};
 
 /// Offset of the 64-bit entry point in a bzImage's protected-mode part. Linux: boot.rst, "64-bit Boot
 /// Protocol".
@@ -83,24 +84,17 @@ pub struct ReadyMachine {
 pub fn launch(
     plan: &Plan,
     host: &Host,
-    kernel: Kernel,
-    initramfs: Option<Initramfs>,
+    files: PayloadFiles,
     endings: &Arc<EndingCell>,
 ) -> Result<ReadyMachine, LaunchError> {
-    let supported = host.supported_cpuid()?;
     let (vm, mut handles) = Vm::create(host)?;
-    let ram = ram::allocate(&plan.ram)?;
+    let ram = ram::allocate(&plan.ram, plan.firmware().map(|firmware| firmware.range))?;
     handles.slots.add(&ram)?;
     let power: Arc<dyn PowerSink> = Arc::<EndingCell>::clone(endings);
-    let board = Board::wire(plan, &handles.routes, &power)?;
-    let entry = load_kernel(plan, kernel, &ram)?;
-    load_initramfs(plan, initramfs, &ram)?;
-    let (writes, registers) = plan.hand_over(entry).map_err(LaunchError::Boot)?;
-    for write in &writes {
-        ram.write_slice(&write.bytes, GuestAddress(write.at.0))
-            .map_err(LaunchError::Write)?;
-    }
-    let vcpus = create_vcpus(plan, &vm, &supported, &registers)?;
+    let memory = DmaView::all_shared(Arc::new(ram.clone()));
+    let board = Board::wire(plan, &handles.routes, &memory, None, &power)?;
+    let start = load(plan, files, &ram)?;
+    let vcpus = create_vcpus(plan, &vm, host, &start)?;
     Ok(ReadyMachine {
         board,
         vcpus,
@@ -108,15 +102,47 @@ pub fn launch(
     })
 }
 
+/// How the first vCPU starts.
+enum Start {
+    /// As a processor does after reset.
+    Reset,
+    /// In a kernel that finds everything set up.
+    Kernel(InitialRegisters),
+}
+
+fn load(plan: &Plan, files: PayloadFiles, ram: &GuestMemoryMmap) -> Result<Start, LaunchError> {
+    match (&plan.boot, files) {
+        (BootPlan::Kernel(to), PayloadFiles::Kernel { kernel, initramfs }) => {
+            let entry = load_kernel(to, kernel, ram)?;
+            load_initramfs(to, initramfs, ram)?;
+            let (writes, registers) = to.hand_over(entry, &plan.acpi).map_err(LaunchError::Boot)?;
+            for write in &writes {
+                put(ram, write.at, &write.bytes)?;
+            }
+            Ok(Start::Kernel(registers))
+        }
+        (BootPlan::Firmware(firmware), _) => {
+            put(ram, firmware.range.start(), &firmware.image)?;
+            Ok(Start::Reset)
+        }
+        (BootPlan::Kernel(_), PayloadFiles::Firmware) => Ok(Start::Reset),
+    }
+}
+
+fn put(ram: &GuestMemoryMmap, at: Gpa, bytes: &[u8]) -> Result<(), LaunchError> {
+    ram.write_slice(bytes, GuestAddress(at.0))
+        .map_err(LaunchError::Write)
+}
+
 fn load_kernel(
-    plan: &Plan,
+    plan: &KernelPlan,
     mut kernel: Kernel,
     ram: &GuestMemoryMmap,
 ) -> Result<Entry, LaunchError> {
     let file: &mut File = &mut kernel.file;
     let (loaded, entry) = match kernel.kind {
         KernelKind::BzImage { .. } => {
-            let at = plan.kernel.load_at.map(|gpa| GuestAddress(gpa.0));
+            let at = plan.load_at.map(|gpa| GuestAddress(gpa.0));
             let loaded = BzImage::load(ram, at, file, None).map_err(LaunchError::Kernel)?;
             let entry = Entry::Linux64(Gpa(loaded.kernel_load.0 + ENTRY_64));
             (loaded, entry)
@@ -130,7 +156,7 @@ fn load_kernel(
             (loaded, entry)
         }
     };
-    match plan.kernel.initramfs {
+    match plan.initramfs {
         Some(initramfs) if loaded.kernel_end > initramfs.start().0 => Err(LaunchError::Overlap {
             end: loaded.kernel_end,
         }),
@@ -139,11 +165,11 @@ fn load_kernel(
 }
 
 fn load_initramfs(
-    plan: &Plan,
+    plan: &KernelPlan,
     initramfs: Option<Initramfs>,
     ram: &GuestMemoryMmap,
 ) -> Result<(), LaunchError> {
-    let (Some(range), Some(mut initramfs)) = (plan.kernel.initramfs, initramfs) else {
+    let (Some(range), Some(mut initramfs)) = (plan.initramfs, initramfs) else {
         return Ok(());
     };
     #[expect(
@@ -155,13 +181,30 @@ fn load_initramfs(
         .map_err(LaunchError::Initramfs)
 }
 
-fn create_vcpus(
-    plan: &Plan,
-    vm: &Vm,
-    supported: &CpuidTable,
-    registers: &InitialRegisters,
-) -> Result<Vec<VcpuFd>, KvmError> {
+fn create_vcpus(plan: &Plan, vm: &Vm, host: &Host, start: &Start) -> Result<Vec<VcpuFd>, KvmError> {
     let options = CpuidOptions::default();
+    let boot_msrs = boot_msrs()?;
+    let mut vcpus = Vec::with_capacity(plan.topology.vcpus() as usize);
+    for id in (0..plan.topology.vcpus()).map(VcpuId) {
+        let vcpu = vm.create_vcpu(id)?;
+        let table = cpuid::for_vcpu(host.supported_cpuid(), id, &plan.topology, &options);
+        vcpu.set_cpuid2(&host::to_kvm(&table)?)
+            .map_err(KvmError::call("KVM_SET_CPUID2"))?;
+        if let Start::Kernel(registers) = start {
+            // A register that the host does not have is left out, as on a processor that lacks it.
+            vcpu.set_msrs(&boot_msrs)
+                .map_err(KvmError::call("KVM_SET_MSRS"))?;
+            if id == VcpuId(0) {
+                set_registers(&vcpu, registers)?;
+            }
+        }
+        vcpus.push(vcpu);
+    }
+    Ok(vcpus)
+}
+
+/// What firmware would have left in model-specific registers, for a kernel that is started without.
+fn boot_msrs() -> Result<Msrs, KvmError> {
     let entries: Vec<_> = msrs::boot_msrs()
         .iter()
         .map(|&(index, data)| kvm_msr_entry {
@@ -170,25 +213,10 @@ fn create_vcpus(
             ..Default::default()
         })
         .collect();
-    let boot_msrs = Msrs::from_entries(&entries).map_err(|_| KvmError::Lacks {
+    Msrs::from_entries(&entries).map_err(|_| KvmError::Lacks {
         what: "room for the first model-specific registers",
         remedy: "report it as a defect of this program",
-    })?;
-    let mut vcpus = Vec::with_capacity(plan.topology.vcpus() as usize);
-    for id in (0..plan.topology.vcpus()).map(VcpuId) {
-        let vcpu = vm.create_vcpu(id)?;
-        let table = cpuid::for_vcpu(supported, id, &plan.topology, &options);
-        vcpu.set_cpuid2(&host::to_kvm(&table)?)
-            .map_err(KvmError::call("KVM_SET_CPUID2"))?;
-        // A register that the host does not have is left out, as on a processor that lacks it.
-        vcpu.set_msrs(&boot_msrs)
-            .map_err(KvmError::call("KVM_SET_MSRS"))?;
-        if id == VcpuId(0) {
-            set_registers(&vcpu, registers)?;
-        }
-        vcpus.push(vcpu);
-    }
-    Ok(vcpus)
+    })
 }
 
 fn set_registers(vcpu: &VcpuFd, registers: &InitialRegisters) -> Result<(), KvmError> {

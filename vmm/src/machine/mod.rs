@@ -3,4 +3,6 @@
 pub mod board;
 pub mod events;
 pub mod launch_plain;
+pub mod launch_td;
 pub mod run;
+pub mod td_services;

@@ -7,11 +7,12 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::events::{self, LoopError};
 use super::launch_plain::{self, LaunchError};
+use super::launch_td::{self, TdLaunchError};
 use crate::config::{Machine, SerialBackend};
 use crate::ending::{Ending, EndingCell};
 use crate::kvm::host::Host;
 use crate::kvm::{KvmError, kick};
-use crate::payload::{Initramfs, Kernel, PayloadError};
+use crate::payload::{PayloadError, PayloadFiles, open_payload};
 use crate::plan::{Plan, PlanError};
 use crate::serial::terminal::RawTerminal;
 use crate::vcpu::thread::VcpuThreads;
@@ -35,12 +36,25 @@ pub enum RunError {
         /// How many there can be.
         max: u32,
     },
+    /// Guest-physical addresses of this host do not reach so far.
+    #[error(
+        "--memory size={size}: guests of this host have {bits} bits of physical address; ask for less"
+    )]
+    TooMuchMemory {
+        /// Bytes of RAM that were asked for.
+        size: u64,
+        /// Width of guest-physical addresses.
+        bits: u32,
+    },
     /// KVM cannot be used.
     #[error(transparent)]
     Kvm(#[from] KvmError),
     /// The VM cannot be launched.
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// The TD cannot be launched.
+    #[error(transparent)]
+    TdLaunch(#[from] TdLaunchError),
     /// The main loop failed.
     #[error(transparent)]
     Loop(#[from] LoopError),
@@ -70,8 +84,7 @@ impl RunError {
 pub struct Prepared {
     /// The plan.
     pub plan: Plan,
-    kernel: Kernel,
-    initramfs: Option<Initramfs>,
+    files: PayloadFiles,
 }
 
 impl Prepared {
@@ -81,22 +94,10 @@ impl Prepared {
     ///
     /// If a file cannot be used or the parts do not fit together.
     pub fn new(machine: &Machine) -> Result<Self, RunError> {
-        let kernel = Kernel::open(&machine.kernel.kernel)?;
-        let initramfs = machine
-            .kernel
-            .initramfs
-            .as_deref()
-            .map(Initramfs::open)
-            .transpose()?;
-        let plan = Plan::new(
-            machine,
-            kernel.kind.clone(),
-            initramfs.as_ref().map(|i| i.len),
-        )?;
+        let (facts, files) = open_payload(&machine.payload)?;
         Ok(Self {
-            plan,
-            kernel,
-            initramfs,
+            plan: Plan::new(machine, &facts)?,
+            files,
         })
     }
 
@@ -106,22 +107,18 @@ impl Prepared {
     ///
     /// If the host refuses something.
     pub fn run(self) -> Result<Ending, RunError> {
-        let Self {
-            plan,
-            kernel,
-            initramfs,
-        } = self;
+        let Self { plan, files } = self;
         let host = Host::open()?;
-        let (wanted, max) = (plan.topology.vcpus(), host.max_vcpus());
-        if wanted > max {
-            return Err(RunError::TooManyVcpus { wanted, max });
-        }
+        check_limits(&plan, &host)?;
         let signals = events::take_signals()?;
         kick::prepare()?;
         let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
             .map_err(process("make an event file descriptor"))?;
         let endings = Arc::new(EndingCell::new(wake));
-        let machine = launch_plain::launch(&plan, &host, kernel, initramfs, &endings)?;
+        let machine = match &plan.td {
+            None => launch_plain::launch(&plan, &host, files, &endings)?,
+            Some(td) => launch_td::launch(&plan, td, &host, &endings)?.0,
+        };
         let _terminal = match plan.serial {
             SerialBackend::Tty => RawTerminal::enter().map_err(process("make the terminal raw"))?,
             _ => None,
@@ -132,6 +129,22 @@ impl Prepared {
             .map_err(process("start a thread for a vCPU"))?;
         Ok(events::wait_for_end(&endings, signals, board.input)?)
     }
+}
+
+/// Refuses what this host's KVM cannot have, before anything is created.
+fn check_limits(plan: &Plan, host: &Host) -> Result<(), RunError> {
+    let (wanted, max) = (plan.topology.vcpus(), host.max_vcpus());
+    if wanted > max {
+        return Err(RunError::TooManyVcpus { wanted, max });
+    }
+    let bits = host.physical_address_bits();
+    if plan.ram.top().0 > 1 << bits {
+        return Err(RunError::TooMuchMemory {
+            size: plan.ram.size(),
+            bits,
+        });
+    }
+    Ok(())
 }
 
 fn process(what: &'static str) -> impl FnOnce(std::io::Error) -> RunError {

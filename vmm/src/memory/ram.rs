@@ -1,5 +1,6 @@
 //! RAM of an ordinary VM: anonymous memory, given by the host page by page as the guest touches it.
 
+use tdvmm_arch::GpaRange;
 use tdvmm_arch::layout::RamLayout;
 use thiserror::Error;
 use vm_memory::mmap::MmapRegionBuilder;
@@ -21,14 +22,20 @@ pub enum RamError {
     Layout,
 }
 
-/// Maps the ranges of `layout`. Nothing is touched, so this costs no memory yet.
+/// Maps the ranges of `layout`, and `firmware` beside them. Nothing is touched, so this costs no memory
+/// yet.
 ///
 /// # Errors
 ///
 /// If the host refuses.
-pub fn allocate(layout: &RamLayout) -> Result<GuestMemoryMmap, RamError> {
-    let mut regions = Vec::with_capacity(2);
-    for range in layout.ranges() {
+pub fn allocate(
+    layout: &RamLayout,
+    firmware: Option<GpaRange>,
+) -> Result<GuestMemoryMmap, RamError> {
+    let mut ranges: Vec<GpaRange> = layout.ranges().chain(firmware).collect();
+    ranges.sort_unstable_by_key(|range| range.start());
+    let mut regions = Vec::with_capacity(ranges.len());
+    for range in ranges {
         let bytes = range.len();
         let size = usize::try_from(bytes).map_err(|_| RamError::Layout)?;
         let mapping = MmapRegionBuilder::new(size)

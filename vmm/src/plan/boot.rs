@@ -1,12 +1,13 @@
 //! What a directly started kernel finds in memory and in its registers.
 
 use tdvmm_arch::Gpa;
+use tdvmm_arch::acpi::AcpiTables;
 use tdvmm_arch::boot::{
     self, BootError, COMMAND_LINE, GDT, InitialRegisters, PAGE_TABLES, START_INFO, ZERO_PAGE,
     linux, pvh,
 };
 
-use super::Plan;
+use super::KernelPlan;
 use crate::payload::KernelKind;
 
 /// How a loaded kernel is entered.
@@ -27,16 +28,20 @@ pub struct Write {
     pub bytes: Vec<u8>,
 }
 
-impl Plan {
+impl KernelPlan {
     /// What is written to guest memory beside the kernel and the initramfs, and the registers of the first
     /// vCPU, for a kernel that is entered at `entry`.
     ///
     /// # Errors
     ///
-    /// If the boot parameters cannot be made; [`Plan::new`] has seen to it that they can.
-    pub fn hand_over(&self, entry: Entry) -> Result<(Vec<Write>, InitialRegisters), BootError> {
-        let [zero_page, start_info] = self.boot_parameters()?;
-        let mut cmdline = self.kernel.cmdline.clone().into_bytes();
+    /// If the boot parameters cannot be made; [`super::Plan::new`] has seen to it that they can.
+    pub fn hand_over(
+        &self,
+        entry: Entry,
+        acpi: &AcpiTables,
+    ) -> Result<(Vec<Write>, InitialRegisters), BootError> {
+        let parameters = self.parameters(acpi.rsdp_at)?;
+        let mut cmdline = self.cmdline.clone().into_bytes();
         cmdline.push(0);
         let mut writes = vec![
             Write {
@@ -48,19 +53,19 @@ impl Plan {
                 bytes: boot::gdt_bytes().to_vec(),
             },
             Write {
-                at: self.acpi.rsdp_at,
-                bytes: self.acpi.rsdp.to_vec(),
+                at: acpi.rsdp_at,
+                bytes: acpi.rsdp.to_vec(),
             },
             Write {
-                at: self.acpi.blob_at,
-                bytes: self.acpi.blob.clone(),
+                at: acpi.blob_at,
+                bytes: acpi.blob.clone(),
             },
         ];
         let registers = match entry {
             Entry::Linux64(entry) => {
                 writes.push(Write {
                     at: ZERO_PAGE,
-                    bytes: zero_page,
+                    bytes: parameters.zero_page,
                 });
                 writes.push(Write {
                     at: PAGE_TABLES,
@@ -71,7 +76,7 @@ impl Plan {
             Entry::Pvh(entry) => {
                 writes.push(Write {
                     at: START_INFO,
-                    bytes: start_info,
+                    bytes: parameters.start_info,
                 });
                 InitialRegisters::pvh(entry, START_INFO)
             }
@@ -79,20 +84,28 @@ impl Plan {
         Ok((writes, registers))
     }
 
-    /// The zero page of the Linux boot protocol and the start_info of PVH.
-    pub(super) fn boot_parameters(&self) -> Result<[Vec<u8>; 2], BootError> {
-        let header = match &self.kernel.kind {
+    /// The boot parameters in the form of each protocol.
+    pub(super) fn parameters(&self, rsdp: Gpa) -> Result<Parameters, BootError> {
+        let header = match &self.kind {
             KernelKind::BzImage { setup_header } => setup_header.as_slice(),
             KernelKind::Elf => &[],
         };
-        let len = u32::try_from(self.kernel.cmdline.len()).unwrap_or(u32::MAX);
+        let len = u32::try_from(self.cmdline.len()).unwrap_or(u32::MAX);
         let cmdline = (COMMAND_LINE.start(), len);
-        let (initramfs, rsdp) = (self.kernel.initramfs, self.acpi.rsdp_at);
-        Ok([
-            linux::zero_page(header, &self.e820, cmdline, initramfs, rsdp)?.to_vec(),
-            pvh::start_info(&self.e820, cmdline, initramfs, rsdp)?,
-        ])
+        Ok(Parameters {
+            zero_page: linux::zero_page(header, &self.e820, cmdline, self.initramfs, rsdp)?
+                .to_vec(),
+            start_info: pvh::start_info(&self.e820, cmdline, self.initramfs, rsdp)?,
+        })
     }
+}
+
+/// Boot parameters.
+pub(super) struct Parameters {
+    /// For the Linux boot protocol.
+    zero_page: Vec<u8>,
+    /// For PVH.
+    start_info: Vec<u8>,
 }
 
 /// The fields of a setup header that decide where things go. Linux: Documentation/arch/x86/boot.rst.

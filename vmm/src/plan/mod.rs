@@ -4,7 +4,9 @@
 //! themselves. Acting code follows the plan and decides nothing. `--print-plan` prints it.
 
 pub mod boot;
+pub mod firmware;
 pub mod platform;
+pub mod td;
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -14,11 +16,14 @@ use tdvmm_arch::e820::{self, E820Entry};
 use tdvmm_arch::layout::RamLayout;
 use tdvmm_arch::topology::Topology;
 use tdvmm_arch::{Gpa, GpaRange, map};
+use tdvmm_firmware::fwcfg::FwCfgError;
 use thiserror::Error;
 
 use crate::config::{Machine, SerialBackend};
-use crate::payload::KernelKind;
+use crate::payload::{Firmware, KernelKind};
+use firmware::{FirmwarePlan, VarsError};
 use platform::Place;
+use td::{TdPlan, TdPlanError};
 
 /// The machine cannot be planned; each message names the option.
 #[derive(Debug, PartialEq, Eq, Error)]
@@ -39,6 +44,31 @@ pub enum PlanError {
     /// The boot parameters cannot be made.
     #[error("--cmdline: {0}")]
     Boot(BootError),
+    /// The firmware's variable store cannot be replaced.
+    #[error("--firmware-vars: {0}")]
+    Vars(VarsError),
+    /// The TD cannot be planned.
+    #[error(transparent)]
+    Td(TdPlanError),
+    /// What the firmware is to find in fw_cfg cannot be made.
+    #[error("--kernel: {0}")]
+    FwCfg(FwCfgError),
+}
+
+/// What the payload's files say of themselves.
+#[derive(Clone, Debug)]
+pub enum PayloadFacts {
+    /// A kernel that is entered directly.
+    Kernel {
+        /// What kind of kernel it is.
+        kind: KernelKind,
+        /// Bytes of the initramfs.
+        initramfs: Option<u64>,
+        /// The command line.
+        cmdline: String,
+    },
+    /// Firmware, with all that it is given.
+    Firmware(Firmware),
 }
 
 /// See the module's text.
@@ -52,13 +82,23 @@ pub struct Plan {
     pub platform: Vec<Place>,
     /// The first serial port.
     pub serial: SerialBackend,
-    /// The memory map that the kernel is told.
-    pub e820: Vec<E820Entry>,
     /// The ACPI tables.
     #[serde(serialize_with = "summarize")]
     pub acpi: AcpiTables,
-    /// How the kernel is loaded and entered.
-    pub kernel: KernelPlan,
+    /// What is started, and how.
+    pub boot: BootPlan,
+    /// Set when the machine is a TD.
+    pub td: Option<TdPlan>,
+}
+
+/// How the guest is started.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BootPlan {
+    /// By entering a kernel.
+    Kernel(KernelPlan),
+    /// By entering firmware at the reset vector.
+    Firmware(FirmwarePlan),
 }
 
 /// Where the kernel and what it is given are put.
@@ -68,6 +108,8 @@ pub struct KernelPlan {
     pub kind: KernelKind,
     /// Where a bzImage's protected-mode part is loaded; an ELF file says itself where.
     pub load_at: Option<Gpa>,
+    /// The memory map that the kernel is told.
+    pub e820: Vec<E820Entry>,
     /// Where the initramfs goes.
     pub initramfs: Option<GpaRange>,
     /// The command line.
@@ -75,39 +117,71 @@ pub struct KernelPlan {
 }
 
 impl Plan {
-    /// Plans `machine`, whose kernel is of kind `kernel` and whose initramfs has `initramfs` bytes.
+    /// Plans `machine`, which is started from `payload`.
     ///
     /// # Errors
     ///
     /// If its parts do not fit together.
-    pub fn new(
-        machine: &Machine,
-        kernel: KernelKind,
-        initramfs: Option<u64>,
-    ) -> Result<Self, PlanError> {
+    pub fn new(machine: &Machine, payload: &PayloadFacts) -> Result<Self, PlanError> {
         let acpi = acpi::build(
             &AcpiInput::new(machine.topology.vcpus()),
             map::ACPI_AREA.start(),
         );
-        let kernel = KernelPlan::new(machine, kernel, initramfs)?;
-        let plan = Self {
+        let boot = match payload {
+            PayloadFacts::Kernel {
+                kind,
+                initramfs,
+                cmdline,
+            } => {
+                let plan = KernelPlan::new(&machine.ram, kind.clone(), *initramfs, cmdline)?;
+                // They are made again once an ELF kernel's entry is known; whether they can be made at
+                // all must be known before anything is created.
+                plan.parameters(acpi.rsdp_at).map_err(PlanError::Boot)?;
+                BootPlan::Kernel(plan)
+            }
+            PayloadFacts::Firmware(firmware) => {
+                BootPlan::Firmware(FirmwarePlan::new(machine, firmware, &acpi)?)
+            }
+        };
+        let td = match (&machine.td, &boot, payload) {
+            (Some(options), BootPlan::Firmware(planned), PayloadFacts::Firmware(files)) => {
+                let td = TdPlan::new(machine, options, &planned.image, files, &acpi);
+                Some(td.map_err(PlanError::Td)?)
+            }
+            _ => None,
+        };
+        let with_serial = machine.serial != SerialBackend::Off;
+        let with_firmware = matches!(boot, BootPlan::Firmware(_));
+        Ok(Self {
             topology: machine.topology,
             ram: machine.ram,
-            platform: platform::places(machine.serial != SerialBackend::Off),
+            platform: platform::places(with_serial, with_firmware),
             serial: machine.serial.clone(),
-            e820: e820::boot_map(&machine.ram, map::ACPI_AREA),
             acpi,
-            kernel,
-        };
-        // The boot parameters are made again once an ELF kernel's entry is known; whether they can be
-        // made at all must be known before anything is created.
-        plan.boot_parameters().map_err(PlanError::Boot)?;
-        Ok(plan)
+            boot,
+            td,
+        })
+    }
+}
+
+impl Plan {
+    /// The firmware's part, if there is firmware.
+    #[must_use]
+    pub fn firmware(&self) -> Option<&FirmwarePlan> {
+        match &self.boot {
+            BootPlan::Firmware(firmware) => Some(firmware),
+            BootPlan::Kernel(_) => None,
+        }
     }
 }
 
 impl KernelPlan {
-    fn new(machine: &Machine, kind: KernelKind, initramfs: Option<u64>) -> Result<Self, PlanError> {
+    fn new(
+        ram: &RamLayout,
+        kind: KernelKind,
+        initramfs: Option<u64>,
+        cmdline: &str,
+    ) -> Result<Self, PlanError> {
         let (load_at, end, initramfs_max) = match &kind {
             KernelKind::BzImage { setup_header } => {
                 let header = boot::SetupHeader(setup_header);
@@ -120,7 +194,7 @@ impl KernelPlan {
             // Where an ELF kernel ends is known when it has been loaded; `launch_plain` checks it then.
             KernelKind::Elf => (None, KERNEL, u64::from(u32::MAX)),
         };
-        let ram_end = machine.ram.low().end();
+        let ram_end = ram.low().end();
         if end > ram_end {
             return Err(PlanError::KernelTooLarge {
                 needed: end.0,
@@ -128,14 +202,16 @@ impl KernelPlan {
             });
         }
         let initramfs = initramfs
-            .map(|len| place_initramfs(&machine.ram, end, len, initramfs_max))
+            .map(|len| place_initramfs(ram, end, len, initramfs_max))
             .transpose()
             .map_err(PlanError::Initramfs)?;
+        let e820 = e820::boot_map(ram, map::ACPI_AREA);
         Ok(Self {
             kind,
             load_at,
+            e820,
             initramfs,
-            cmdline: machine.kernel.cmdline.clone(),
+            cmdline: cmdline.to_owned(),
         })
     }
 }
@@ -186,19 +262,30 @@ mod tests {
         }
     }
 
+    fn facts(initramfs: Option<u64>, cmdline: &str) -> PayloadFacts {
+        PayloadFacts::Kernel {
+            kind: bzimage(),
+            initramfs,
+            cmdline: cmdline.to_owned(),
+        }
+    }
+
     #[test]
     fn initramfs_lies_above_what_the_kernel_needs() {
-        let plan = Plan::new(&machine(128 << 20), bzimage(), Some(1 << 20)).unwrap();
+        let plan = Plan::new(&machine(128 << 20), &facts(Some(1 << 20), "")).unwrap();
+        let BootPlan::Kernel(kernel) = plan.boot else {
+            panic!()
+        };
         assert_eq!(
-            plan.kernel.initramfs,
+            kernel.initramfs,
             Some(GpaRange::constant(127 << 20, 1 << 20))
         );
-        assert_eq!(plan.kernel.load_at, Some(Gpa(1 << 20)));
+        assert_eq!(kernel.load_at, Some(Gpa(1 << 20)));
     }
 
     #[test]
     fn too_little_memory_is_refused_by_option() {
-        let error = Plan::new(&machine(32 << 20), bzimage(), None).unwrap_err();
+        let error = Plan::new(&machine(32 << 20), &facts(None, "")).unwrap_err();
         assert_eq!(
             error,
             PlanError::KernelTooLarge {
@@ -206,15 +293,13 @@ mod tests {
                 end: 32 << 20
             }
         );
-        let error = Plan::new(&machine(65 << 20), bzimage(), Some(2 << 20)).unwrap_err();
+        let error = Plan::new(&machine(65 << 20), &facts(Some(2 << 20), "")).unwrap_err();
         assert!(error.to_string().starts_with("--initramfs: "), "{error}");
     }
 
     #[test]
     fn command_line_longer_than_the_kernel_takes_is_refused_by_option() {
-        let mut machine = machine(128 << 20);
-        machine.kernel.cmdline = "a".repeat(2048);
-        let error = Plan::new(&machine, bzimage(), None).unwrap_err();
+        let error = Plan::new(&machine(128 << 20), &facts(None, &"a".repeat(2048))).unwrap_err();
         assert!(error.to_string().starts_with("--cmdline: "), "{error}");
     }
 
@@ -222,14 +307,14 @@ mod tests {
     fn tables_of_the_most_vcpus_fit_their_area() {
         let mut machine = machine(128 << 20);
         machine.topology = Topology::flat(tdvmm_arch::topology::MAX_VCPUS).unwrap();
-        let plan = Plan::new(&machine, bzimage(), None).unwrap();
+        let plan = Plan::new(&machine, &facts(None, "")).unwrap();
         assert!(map::ACPI_AREA.contains_range(plan.acpi.range()));
     }
 
     #[test]
     fn plan_is_the_same_every_time_and_prints() {
         let print = || {
-            let plan = Plan::new(&machine(3 << 30), bzimage(), Some(5)).unwrap();
+            let plan = Plan::new(&machine(3 << 30), &facts(Some(5), "")).unwrap();
             serde_json::to_string(&plan).unwrap()
         };
         assert_eq!(print(), print());

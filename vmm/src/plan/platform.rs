@@ -3,6 +3,8 @@
 
 use serde::Serialize;
 use tdvmm_arch::map::{self, port};
+use tdvmm_devices::debugcon::DebugCon;
+use tdvmm_devices::fwcfg::FwCfg;
 use tdvmm_devices::pci::ConfigMechanism1;
 use tdvmm_devices::pm::PowerBlock;
 use tdvmm_devices::reset::{I8042, Port92};
@@ -25,6 +27,10 @@ pub enum Device {
     PciConfig,
     /// Power management: PM1 event and control, timer, sleep control.
     PowerBlock,
+    /// What firmware is given by name.
+    FwCfg,
+    /// Debug output of firmware.
+    DebugCon,
     /// I/O APIC.
     IoApic,
     /// PCI configuration space as memory.
@@ -56,10 +62,10 @@ pub struct Place {
     pub len: u64,
 }
 
-/// The devices of a machine, with or without a serial port.
+/// The devices of a machine, with or without a serial port and what firmware needs.
 #[must_use]
-pub fn places(with_serial: bool) -> Vec<Place> {
-    let port = |device, base: u16, len| Place {
+pub fn places(with_serial: bool, with_firmware: bool) -> Vec<Place> {
+    let at = |device, base: u16, len| Place {
         device,
         space: Space::Port,
         base: base.into(),
@@ -72,17 +78,21 @@ pub fn places(with_serial: bool) -> Vec<Place> {
         len: range.len(),
     };
     let mut places = vec![
-        port(Device::I8042, port::I8042, I8042::PORTS),
-        port(Device::Rtc, port::RTC, Rtc::PORTS),
-        port(Device::Port92, port::PORT92, Port92::PORTS),
-        port(Device::PowerBlock, port::PMBASE, PowerBlock::PORTS),
-        port(Device::PciConfig, port::PCI_CONFIG, ConfigMechanism1::PORTS),
+        at(Device::I8042, port::I8042, I8042::PORTS),
+        at(Device::Rtc, port::RTC, Rtc::PORTS),
+        at(Device::Port92, port::PORT92, Port92::PORTS),
+        at(Device::PowerBlock, port::PMBASE, PowerBlock::PORTS),
+        at(Device::PciConfig, port::PCI_CONFIG, ConfigMechanism1::PORTS),
         memory(Device::IoApic, map::IOAPIC),
         memory(Device::Ecam, map::ECAM),
         memory(Device::PciWindow, map::PCI_WINDOW),
     ];
     if with_serial {
-        places.push(port(Device::Com1, port::COM1, Serial::PORTS));
+        places.push(at(Device::Com1, port::COM1, Serial::PORTS));
+    }
+    if with_firmware {
+        places.push(at(Device::FwCfg, port::FW_CFG, FwCfg::PORTS));
+        places.push(at(Device::DebugCon, port::DEBUG_CON, DebugCon::PORTS));
     }
     places
 }
@@ -93,7 +103,7 @@ mod tests {
 
     #[test]
     fn no_two_devices_share_an_address() {
-        let places = places(true);
+        let places = places(true, true);
         for (at, one) in places.iter().enumerate() {
             for other in &places[at + 1..] {
                 let apart = one.base + one.len <= other.base || other.base + other.len <= one.base;

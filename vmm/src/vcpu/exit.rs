@@ -4,6 +4,7 @@
 //! reads when the vCPU is entered again, so nothing is copied twice and no answer can be forgotten or given
 //! to the wrong exit.
 
+use tdvmm_tdx::exit::{Reply, TdExit};
 use thiserror::Error;
 
 /// A reason to have left the guest.
@@ -41,6 +42,10 @@ pub enum Exit<'a> {
         /// What is written; 1 to 8 bytes.
         data: &'a [u8],
     },
+    /// The guest is a TD and asks for something that only a TD does. Answered by [`RunVcpu::answer`].
+    Td(TdExit),
+    /// KVM has given the VM up (EIO): it can only be dropped.
+    Dead,
     /// Somebody wants this thread to look at what it has been told.
     Kicked,
     /// The processor shut down: an exception could not be delivered (triple fault).
@@ -64,4 +69,7 @@ pub trait RunVcpu {
     ///
     /// If KVM refuses to run the vCPU at all.
     fn enter(&mut self) -> Result<Exit<'_>, EnterError>;
+
+    /// Answers an [`Exit::Td`].
+    fn answer(&mut self, reply: Reply);
 }

@@ -1,8 +1,11 @@
 //! The loop of a vCPU: enter the guest, serve the exit, until the machine ends.
 
+use std::fmt::Debug;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tdvmm_devices::bus::Bus;
+use tdvmm_tdx::exit::{Reply, TdExit};
 
 use super::exit::{EnterError, Exit, RunVcpu};
 use crate::ending::Ending;
@@ -14,6 +17,18 @@ pub struct Buses {
     pub ports: Bus,
     /// Devices by guest-physical address.
     pub mmio: Bus,
+    /// What a TD asks for, if the guest is one.
+    pub td: Option<Arc<dyn TdServices>>,
+}
+
+/// What is done when a TD asks for something.
+pub trait TdServices: Debug + Send + Sync {
+    /// Serves an exit of vCPU `vcpu`: the answer, or the end of the machine.
+    ///
+    /// # Errors
+    ///
+    /// The ending.
+    fn serve(&self, vcpu: u32, exit: TdExit) -> Result<Reply, Ending>;
 }
 
 /// Runs `vcpu`, which is number `number`, until `stop` is set or something ends the machine.
@@ -41,6 +56,11 @@ pub fn run(
             }
             Exit::MmioRead { address, data } => buses.mmio.read(address, data),
             Exit::MmioWrite { address, data } => buses.mmio.write(address, data),
+            Exit::Td(exit) => match serve_td(buses, number, exit) {
+                Ok(reply) => vcpu.answer(reply),
+                Err(ending) => return Ok(Some(ending)),
+            },
+            Exit::Dead => return Ok(Some(Ending::TdDead { vcpu: number })),
             Exit::Kicked => {}
             Exit::Shutdown => return Ok(Some(Ending::TripleFault { vcpu: number })),
             Exit::InternalError(report) => {
@@ -60,9 +80,19 @@ pub fn run(
     Ok(None)
 }
 
+fn serve_td(buses: &Buses, vcpu: u32, exit: TdExit) -> Result<Reply, Ending> {
+    match &buses.td {
+        Some(td) => td.serve(vcpu, exit),
+        None => Err(Ending::UnexpectedExit {
+            vcpu,
+            report: format!("{exit:?}"),
+        }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use tdvmm_devices::bus::{AccessError, BusBuilder, BusDevice};
 
@@ -107,6 +137,8 @@ mod tests {
     }
 
     impl RunVcpu for Scripted {
+        fn answer(&mut self, _: Reply) {}
+
         fn enter(&mut self) -> Result<Exit<'_>, EnterError> {
             self.seen.push(std::mem::take(&mut self.page));
             let Some(step) = self.script.next() else {
@@ -152,6 +184,7 @@ mod tests {
         let buses = Buses {
             ports,
             mmio: BusBuilder::default().build(),
+            td: None,
         };
         let stop = Arc::new(AtomicBool::new(false));
         let mut vcpu = Scripted {

@@ -79,6 +79,24 @@ fn bar_that_a_guest_moves_or_disables_does_so_at_once() {
 }
 
 #[test]
+fn function_is_told_of_moves_and_of_nothing_else() {
+    let function = Fake::new(1, &[(0, 0x1000)]);
+    let root = root(&[(1, Arc::clone(&function))]);
+    let moves = || std::mem::take(&mut function.lock().unwrap().moves);
+    root.config_write(1, 0x10, &0x9000_0000_u32.to_le_bytes());
+    assert_eq!(moves(), 0, "decoding is off");
+    root.config_write(1, 0x04, &[2]);
+    root.config_write(1, 0x04, &[6]);
+    root.config_write(1, 0x3c, &[11]);
+    assert_eq!(moves(), 1);
+    root.config_write(1, 0x10, &0x9000_1000_u32.to_le_bytes());
+    root.config_write(1, 0x04, &[0]);
+    assert_eq!(moves(), 2);
+    root.assign_bars(BASE, 0x1000).unwrap();
+    assert_eq!(moves(), 1);
+}
+
+#[test]
 fn access_across_the_end_of_a_bar_is_nobodys() {
     let function = Fake::new(1, &[(0, 0x1000), (1, 0x1000)]);
     let root = root(&[(1, Arc::clone(&function))]);

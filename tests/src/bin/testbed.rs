@@ -1,0 +1,27 @@
+//! The testbed by hand: `demo`, `lab FOLDER`, `fetch`. Started by `cargo xtask`.
+#![expect(clippy::print_stdout, reason = "a command-line program")]
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use tdvmm_tests::debian::Packages;
+use tdvmm_tests::{demo, lab};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let packages = Packages::open()?;
+    match arguments[..] {
+        ["demo"] => demo::demo(&packages),
+        ["lab", folder] => lab::lab(&packages, Path::new(folder)),
+        ["fetch"] => {
+            packages.fetch_all()?;
+            println!(
+                "all packages of resources/testbed.toml are in {}",
+                packages.cache().root().display()
+            );
+            Ok(())
+        }
+        _ => bail!("usage: testbed demo | lab FOLDER | fetch"),
+    }
+}

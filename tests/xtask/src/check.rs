@@ -1,0 +1,32 @@
+//! What must hold in every commit, beside the tests.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::cargo::{cargo, run};
+use crate::{Part, edges, unsafe_list};
+
+/// Runs one part or all; goes on after a failure, so that one run tells everything.
+pub fn check(only: Option<Part>) -> Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    for part in [Part::Fmt, Part::Edges, Part::Unsafe, Part::Clippy] {
+        if only.is_some_and(|o| o != part) {
+            continue;
+        }
+        println!("== check {part:?}");
+        let result = match part {
+            Part::Fmt => run(cargo(["fmt", "--all", "--check"])),
+            Part::Clippy => run(cargo(
+                "clippy --quiet --workspace --all-targets -- -D warnings".split(' '),
+            )),
+            Part::Edges => edges::edges(),
+            Part::Unsafe => unsafe_list::check(),
+        }?;
+        if result != ExitCode::SUCCESS {
+            println!("check {part:?}: FAILED");
+            code = ExitCode::FAILURE;
+        }
+    }
+    Ok(code)
+}

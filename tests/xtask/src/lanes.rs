@@ -1,0 +1,268 @@
+//! The test lanes: each is one or more runs of `cargo test`, whose output is shown and counted.
+//!
+//! | lane | what |
+//! |---|---|
+//! | L0 | unit tests and documentation tests of all crates |
+//! | L1 | integration tests of the crates (fakes, golden files, corpus replays) |
+//! | L2 | target `l2` of `tdvmm-tests`: hand-written guests on `/dev/kvm` |
+//! | L3 | target `l3` of `tdvmm-tests`: real kernels in the testbed |
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::cargo::{cargo, list, metadata, run, text};
+use crate::output::Counts;
+
+/// A lane of the test plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "UPPER")]
+pub enum Lane {
+    /// Unit tests
+    L0,
+    /// Integration tests with fakes
+    L1,
+    /// Hand-written guests
+    L2,
+    /// Real kernels in the testbed
+    L3,
+}
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// Empty: all.
+    pub lanes: Vec<Lane>,
+    /// Part of a test's name.
+    pub case: Option<String>,
+    /// The whole matrix.
+    pub full: bool,
+    /// Logs of what passes, too.
+    pub keep_logs: bool,
+}
+
+/// One of the lists of a lane.
+type Lines = fn(&Counts) -> &Vec<String>;
+
+#[derive(Debug)]
+struct LaneResult {
+    lane: Lane,
+    counts: Counts,
+    time: Duration,
+}
+
+impl Lane {
+    const ALL: [Self; 4] = [Self::L0, Self::L1, Self::L2, Self::L3];
+
+    /// The runs of `cargo test` of this lane, without what selects tests.
+    fn commands(self, targets: &[String]) -> Vec<Vec<String>> {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let has = |name: &str| targets.iter().any(|t| t == name);
+        match self {
+            Self::L0 => vec![
+                words("--workspace --lib --bins"),
+                words("--workspace --doc"),
+            ],
+            Self::L1 => {
+                let own = targets.iter().filter(|t| !is_lane_target(t));
+                let own: Vec<String> = own.flat_map(|t| ["--test".to_owned(), t.clone()]).collect();
+                if own.is_empty() {
+                    vec![]
+                } else {
+                    vec![[words("--workspace"), own].concat()]
+                }
+            }
+            Self::L2 if has("l2") => vec![words("--package tdvmm-tests --test l2")],
+            Self::L3 if has("l3") => vec![words("--package tdvmm-tests --test l3")],
+            Self::L2 | Self::L3 => vec![],
+        }
+    }
+}
+
+fn is_lane_target(name: &str) -> bool {
+    matches!(name, "l2" | "l3" | "l4")
+}
+
+/// Runs the lanes and prints the summary.
+pub fn test(selection: &Selection) -> Result<ExitCode> {
+    let begin = Instant::now();
+    let targets = test_targets()?;
+    let mut results = Vec::new();
+    for lane in Lane::ALL {
+        if selection.lanes.is_empty() || selection.lanes.contains(&lane) {
+            results.push(run_lane(lane, selection, &targets)?);
+        }
+    }
+    let tier = if selection.full {
+        "full"
+    } else {
+        "representative"
+    };
+    println!("{}", summary(&results, tier, begin.elapsed()));
+    let failed = results.iter().any(|r| r.counts.failed > 0);
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// Runs one case of lane L3 many times.
+pub fn soak(case: &str, count: u32, keep_logs: bool) -> Result<ExitCode> {
+    let begin = Instant::now();
+    let mut command = cargo([
+        "test",
+        "--quiet",
+        "--package",
+        "tdvmm-tests",
+        "--test",
+        "l3",
+        "--",
+    ]);
+    command.args([case, "--exact", "--count", &count.to_string()]);
+    if keep_logs {
+        command.arg("--keep-logs");
+    }
+    let code = run(command)?;
+    println!("soak of {case}: {:.0} s", begin.elapsed().as_secs_f64());
+    Ok(code)
+}
+
+/// Names of all integration test targets.
+fn test_targets() -> Result<Vec<String>> {
+    let metadata = metadata(false)?;
+    let mut names: Vec<String> = list(&metadata, "packages")
+        .iter()
+        .flat_map(|package| list(package, "targets"))
+        .filter(|target| list(target, "kind").iter().any(|k| k == "test"))
+        .map(|target| text(target, "name").to_owned())
+        .collect();
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+fn run_lane(lane: Lane, selection: &Selection, targets: &[String]) -> Result<LaneResult> {
+    println!("\n== lane {lane:?}");
+    let begin = Instant::now();
+    let mut counts = Counts::default();
+    for words in lane.commands(targets) {
+        let mut command = cargo(["test", "--no-fail-fast"]);
+        command.args(words).arg("--").args(&selection.case);
+        if lane == Lane::L3 {
+            command.args(selection.full.then_some("--full"));
+            command.args(selection.keep_logs.then_some("--keep-logs"));
+        }
+        run_counted(command, &mut counts)?;
+    }
+    Ok(LaneResult {
+        lane,
+        counts,
+        time: begin.elapsed(),
+    })
+}
+
+/// Shows and counts the output of one run. A run that fails without a failed test (it did not
+/// build, it crashed) counts as one failure.
+fn run_counted(mut command: Command, counts: &mut Counts) -> Result<()> {
+    let failed_before = counts.failed;
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run cargo test")?;
+    let output = child.stdout.take().context("cargo's output is a pipe")?;
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        counts.take(&line);
+    }
+    if !child.wait()?.success() && counts.failed == failed_before {
+        counts.failed += 1;
+        counts
+            .failures
+            .push(format!("{command:?} did not run to its end"));
+    }
+    Ok(())
+}
+
+fn summary(results: &[LaneResult], tier: &str, time: Duration) -> String {
+    let mut text = format!(
+        "\n== summary ({tier} tier, {:.0} s)\n\n",
+        time.as_secs_f64()
+    );
+    text.push_str("lane   passed   failed  ignored   time\n");
+    for LaneResult { lane, counts, time } in results {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "{lane:?}   {:8} {:8} {:8} {:5.0} s",
+            counts.passed,
+            counts.failed,
+            counts.ignored,
+            time.as_secs_f64()
+        );
+    }
+    let sections: [(&str, Lines); 3] = [
+        ("measured", |c| &c.notes),
+        ("ignored", |c| &c.reasons),
+        ("FAILED", |c| &c.failures),
+    ];
+    for (title, lines) in sections {
+        for LaneResult { lane, counts, .. } in results {
+            for line in lines(counts) {
+                let _ = writeln!(text, "{title}: {lane:?} {line}");
+            }
+        }
+    }
+    let sum = |f: fn(&Counts) -> u32| results.iter().map(|r| f(&r.counts)).sum::<u32>();
+    let (passed, failed, ignored) = (sum(|c| c.passed), sum(|c| c.failed), sum(|c| c.ignored));
+    let _ = write!(
+        text,
+        "\n{passed} passed, {failed} failed, {ignored} skipped"
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summary_ends_with_the_plain_totals() {
+        let counts = |passed, failed, ignored| Counts {
+            passed,
+            failed,
+            ignored,
+            ..Counts::default()
+        };
+        let time = Duration::from_secs(1);
+        let results = [
+            LaneResult {
+                lane: Lane::L0,
+                counts: counts(3, 0, 1),
+                time,
+            },
+            LaneResult {
+                lane: Lane::L3,
+                counts: counts(2, 1, 0),
+                time,
+            },
+        ];
+        let text = summary(&results, "full", time);
+        assert_eq!(text.lines().last(), Some("5 passed, 1 failed, 1 skipped"));
+    }
+
+    #[test]
+    fn lane_targets_are_kept_out_of_lane_l1() {
+        let targets = ["golden", "l2", "l3"].map(str::to_owned);
+        let commands = Lane::L1.commands(&targets);
+        assert_eq!(commands, [["--workspace", "--test", "golden"]]);
+        assert!(Lane::L1.commands(&targets[1..]).is_empty());
+        assert!(Lane::L2.commands(&targets[..1]).is_empty());
+    }
+}
