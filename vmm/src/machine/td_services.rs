@@ -65,10 +65,7 @@ impl<B: Backings> TdServices for Services<B> {
             TdExit::GetQuote(_) | TdExit::SetupEventNotify { .. } => {
                 Ok(Reply::Status(VmcallStatus::Unsupported))
             }
-            TdExit::GetTdVmCallInfo { .. } => Ok(Reply::CallInfo {
-                r11: 0,
-                r12: 0,
-            }),
+            TdExit::GetTdVmCallInfo { .. } => Ok(Reply::CallInfo { r11: 0, r12: 0 }),
             TdExit::UnknownVmcall { .. } => Ok(Reply::Keep),
             TdExit::Fatal(report) => {
                 let report = self.complete(report).to_string();
