@@ -5,25 +5,35 @@
  */
 #include "tdxe.h"
 
-/* Metadata fields by class and field code; the module ignores the rest of an id. */
+/*
+ * Field ids, checked against the module's include/auto_gen/tdr_tdcs_fields_lookup.h and
+ * global_sys_fields_lookup.h (1.5.01, commit 72d8cff); TOPOLOGY_ENUM_CONFIGURED is newer
+ * and from Linux (TDCS_TOPOLOGY_ENUM_CONFIGURED in arch/x86/include/asm/shared/tdx.h).
+ */
+#define MD_ATTRIBUTES		0x1110000300000000ULL
+#define MD_XFAM			0x1110000300000001ULL
+#define MD_NOTIFY_ENABLES	0x9110000300000010ULL
+#define MD_CONFIG_FLAGS		0x1110000300000016ULL
+#define MD_TD_CTLS		0x1110000300000017ULL
+#define MD_TOPOLOGY		0x9100000000000019ULL
+#define MD_SYS_VENDOR_ID	0x0800000200000000ULL
+#define MD_SYS_MINOR_VERSION	0x0800000100000003ULL
+#define MD_SYS_MAJOR_VERSION	0x0800000100000004ULL
+#define MD_SYS_FEATURES0	0x0A00000300000008ULL
+
+/* Class and field code; the module ignores the rest of an id, reserved bits aside. */
 #define FLD(id)		((id) & (GENMASK_ULL(61, 56) | GENMASK_ULL(23, 0)))
 #define FLD_RESERVED	(GENMASK_ULL(31, 24) | GENMASK_ULL(49, 47) | BIT_ULL(55) | BIT_ULL(62))
-#define FLD_CONFIG_FLAGS	FLD(0x1110000300000016ULL)
-#define FLD_TD_CTLS	FLD(0x1110000300000017ULL)
-#define FLD_NOTIFY	FLD(0x9110000300000010ULL)
-#define FLD_TOPOLOGY	FLD(0x9100000000000019ULL)
-#define FLD_ATTRIBUTES	FLD(0x1110000300000000ULL)
-#define FLD_XFAM		FLD(0x1110000300000001ULL)
-#define FLD_NONE		~0ULL
+/* "From the first field", and "there is no next one". */
+#define FLD_NONE	~0ULL
 
+/* In the order in which a walk finds them. */
 static const u64 td_fields[] = {
-	0x1110000300000000ULL, 0x1110000300000001ULL, 0x9110000300000010ULL,
-	0x1110000300000016ULL, 0x1110000300000017ULL, 0x9110000300000019ULL,
+	MD_ATTRIBUTES, MD_XFAM, MD_NOTIFY_ENABLES, MD_CONFIG_FLAGS, MD_TD_CTLS, MD_TOPOLOGY,
 };
 
 static const u64 sys_fields[] = {
-	0x0800000200000000ULL, 0x0800000100000003ULL, 0x0800000100000004ULL,
-	0x0A00000300000008ULL,
+	MD_SYS_VENDOR_ID, MD_SYS_MINOR_VERSION, MD_SYS_MAJOR_VERSION, MD_SYS_FEATURES0,
 };
 
 static u64 next_field(const u64 *ids, int n, u64 id)
@@ -54,12 +64,12 @@ u64 tdxe_vm_rd(struct kvm_vcpu *vcpu)
 	if (id & FLD_RESERVED)
 		return TDX_E_FIELD_ID;
 	switch (FLD(id)) {
-	case FLD_CONFIG_FLAGS:	val = BIT(2); break;		/* NO_RBP_MOD */
-	case FLD_TD_CTLS:		val = td->td_ctls; break;
-	case FLD_NOTIFY:		val = td->notify_enables; break;
-	case FLD_TOPOLOGY:	val = 1; break;
-	case FLD_ATTRIBUTES:	val = td->attributes; break;
-	case FLD_XFAM:		val = td->xfam; break;
+	case FLD(MD_CONFIG_FLAGS):	val = BIT(2); break;		/* NO_RBP_MOD */
+	case FLD(MD_TD_CTLS):		val = td->td_ctls; break;
+	case FLD(MD_NOTIFY_ENABLES):		val = td->notify_enables; break;
+	case FLD(MD_TOPOLOGY):	val = 1; break;
+	case FLD(MD_ATTRIBUTES):	val = td->attributes; break;
+	case FLD(MD_XFAM):		val = td->xfam; break;
 	default:
 		return TDX_E_FIELD_ID;
 	}
@@ -80,14 +90,14 @@ u64 tdxe_vm_wr(struct kvm_vcpu *vcpu)
 	if (id & FLD_RESERVED)
 		return TDX_E_FIELD_ID;
 	switch (FLD(id)) {
-	case FLD_TD_CTLS:
+	case FLD(MD_TD_CTLS):
 		/* ENUM_TOPOLOGY only; no FLEXIBLE_PENDING_VE, no REDUCE_VE. */
 		old = td->td_ctls;
 		if ((val ^ old) & mask & ~TDXE_CTL_TOPOLOGY)
 			return TDX_E_FIELD_VALUE;
 		td->td_ctls = (old & ~mask) | (val & mask);
 		break;
-	case FLD_NOTIFY:
+	case FLD(MD_NOTIFY_ENABLES):
 		old = td->notify_enables;
 		td->notify_enables = ((old & ~mask) | (val & mask)) & 1;
 		break;
@@ -111,10 +121,10 @@ u64 tdxe_sys_rd(struct kvm_vcpu *vcpu)
 	if (id & FLD_RESERVED)
 		return TDX_E_FIELD_ID;
 	switch (FLD(id)) {
-	case FLD(0x0800000200000000ULL): val = 0x8086; break;	/* VENDOR_ID */
-	case FLD(0x0800000100000003ULL): val = 5; break;	/* MINOR_VERSION */
-	case FLD(0x0800000100000004ULL): val = 1; break;	/* MAJOR_VERSION */
-	case FLD(0x0A00000300000008ULL): val = 0; break;	/* TDX_FEATURES0 */
+	case FLD(MD_SYS_VENDOR_ID): val = 0x8086; break;
+	case FLD(MD_SYS_MINOR_VERSION): val = 5; break;
+	case FLD(MD_SYS_MAJOR_VERSION): val = 1; break;
+	case FLD(MD_SYS_FEATURES0): val = 0; break;
 	default:
 		return TDX_E_FIELD_ID;
 	}

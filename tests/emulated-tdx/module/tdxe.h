@@ -61,21 +61,22 @@
 #define TDXE_CTL_TOPOLOGY	BIT_ULL(1)
 
 /*
- * Completion status codes, upper half (module: include/auto_gen/tdx_error_codes_defs.h);
- * the lower half names the operand.
+ * Completion status codes: the upper half; the lower half names the operand.
+ * Checked against the module's include/auto_gen/tdx_error_codes_defs.h (names as there,
+ * without TDX_E_): 1.5.01, commit 72d8cff.
  */
 #define TDX_E_OPERAND_INVALID	0xC000010000000000ULL
 #define TDX_E_OPERAND_BUSY	0x8000020000000000ULL
 #define TDX_E_NO_VCPUS		0xC000060900000000ULL
-#define TDX_E_NO_VE_INFO	0xC000070400000000ULL
-#define TDX_E_ALREADY_ACCEPTED	0x00000B0A00000000ULL
-#define TDX_E_SIZE_MISMATCH	0xC0000B0B00000000ULL
-#define TDX_E_FIELD_ID		0xC0000C0000000000ULL
-#define TDX_E_FIELD_VALUE	0xC0000C0300000000ULL
-#define TDX_E_FIRST_FIELD	0x00000C0B00000000ULL
-#define TDX_E_INVALID_MAC	0xC000100100000000ULL
+#define TDX_E_NO_VE_INFO	0xC000070400000000ULL	/* NO_VALID_VE_INFO */
+#define TDX_E_ALREADY_ACCEPTED	0x00000B0A00000000ULL	/* PAGE_ALREADY_ACCEPTED */
+#define TDX_E_SIZE_MISMATCH	0xC0000B0B00000000ULL	/* PAGE_SIZE_MISMATCH */
+#define TDX_E_FIELD_ID		0xC0000C0000000000ULL	/* METADATA_FIELD_ID_INCORRECT */
+#define TDX_E_FIELD_VALUE	0xC0000C0300000000ULL	/* METADATA_FIELD_VALUE_NOT_VALID */
+#define TDX_E_FIRST_FIELD	0x00000C0B00000000ULL	/* METADATA_FIRST_FIELD_ID_IN_CONTEXT */
+#define TDX_E_INVALID_MAC	0xC000100100000000ULL	/* INVALID_REPORTMACSTRUCT */
 
-/* Operand ids (module: include/auto_gen/op_state_lookup.h and error code tables). */
+/* Operand ids: OPERAND_ID_... of the same file. */
 enum {
 	OP_RAX = 0, OP_RCX = 1, OP_RDX = 2, OP_R8 = 8,
 	OP_CPUID_CONFIG = 69, OP_TSC_FREQUENCY = 70,
