@@ -19,7 +19,7 @@ pub fn build(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
     let segments = u.int_in_range(0..=4_u16)?;
     put(&mut elf, 56, &segments.to_le_bytes());
     for index in 0..usize::from(segments) {
-        let at = PAYLOAD + (u64::from(u.arbitrary::<u8>()?) << 12);
+        let at = PAYLOAD + (u64::from(u.arbitrary::<u8>()? & 0x1f) << 12);
         let mut fields = [0x400, 0, at, 0x400, 0x1000];
         if u.ratio(1, 3)? {
             let field = u.choose_index(fields.len())?;
