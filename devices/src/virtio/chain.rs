@@ -6,7 +6,7 @@
 
 use super::queue::{MAX_SIZE, QueueFault};
 use super::ring::{Descriptor, Ring};
-use super::segment::{GuestMap, Segment};
+use super::segment::{GuestMap, IndirectTable, Segment};
 use crate::dma::DmaView;
 
 /// Descriptor flags (virtio 1.3, 2.7.5).
@@ -23,8 +23,9 @@ const USUAL_SEGMENTS: usize = 16;
 /// See the module's text. The readable segments come first.
 #[derive(Debug)]
 pub struct Chain {
-    /// Declared first and so dropped before `view`, which keeps the memory mapped.
+    /// Grows, never shrinks; behind `count` it holds what former requests left.
     segments: Vec<Segment>,
+    count: usize,
     /// How many of the segments are readable.
     readable: usize,
     readable_len: u32,
@@ -32,18 +33,35 @@ pub struct Chain {
     head: u16,
     /// Page-state generation under which the segments were checked.
     generation: u64,
+    /// Number of the region where the last segment was: most likely the next one is there too.
+    region: usize,
+    /// Keeps the memory mapped that the segments lie in.
     view: DmaView,
+}
+
+/// The list under construction; all of it fits into registers.
+struct List<'a> {
+    map: &'a GuestMap,
+    region: usize,
+    count: usize,
+    readable: usize,
+    readable_len: u64,
+    total_len: u64,
 }
 
 impl Chain {
     pub(super) fn new(view: &DmaView) -> Self {
         Chain {
-            segments: Vec::with_capacity(USUAL_SEGMENTS),
+            segments: std::iter::repeat_with(|| Segment::UNUSED)
+                .take(USUAL_SEGMENTS)
+                .collect(),
+            count: 0,
             readable: 0,
             readable_len: 0,
             total_len: 0,
             head: 0,
             generation: 0,
+            region: 0,
             view: view.clone(),
         }
     }
@@ -66,7 +84,9 @@ impl Chain {
     #[inline]
     #[must_use]
     pub fn writable(&self) -> &[Segment] {
-        self.segments.get(self.readable..).unwrap_or_default()
+        self.segments
+            .get(self.readable..self.count)
+            .unwrap_or_default()
     }
 
     /// Bytes of all readable segments.
@@ -125,7 +145,7 @@ impl Chain {
     #[cold]
     fn recheck_segments(&self) -> Result<(), QueueFault> {
         let mut result = Ok(());
-        for segment in &self.segments {
+        for segment in self.readable().iter().chain(self.writable()) {
             let (addr, len) = (segment.guest(), u64::from(segment.len()));
             if !self.view.is_shared(addr, len) {
                 self.view.discard_private(addr..addr.saturating_add(len));
@@ -135,7 +155,7 @@ impl Chain {
         result
     }
 
-    /// Replaces the content by the chain of `head`.
+    /// Replaces the content by the chain of `head`; an error leaves the former content.
     #[inline]
     pub(super) fn walk(
         &mut self,
@@ -145,18 +165,92 @@ impl Chain {
         head: u16,
         indirect: bool,
     ) -> Result<(), QueueFault> {
-        self.clear(head, generation);
-        let (mut index, mut left) = (head, ring.size());
-        loop {
-            let descriptor = ring
-                .descriptor(index)
-                .ok_or(QueueFault::Descriptor(index))?;
-            if descriptor.flags & F_INDIRECT != 0 {
-                return self.walk_table(map, descriptor, indirect);
+        let mut list = List::new(map, self.region);
+        let read = |index| ring.descriptor(index);
+        if let Some(from) = list.follow(&mut self.segments, read, head, ring.size())? {
+            let table = open_table(map, list.region, from, indirect)?;
+            let read = |index| table.descriptor(index);
+            if list
+                .follow(&mut self.segments, read, 0, table.count())?
+                .is_some()
+            {
+                return Err(QueueFault::Indirect(from.len));
             }
-            self.push(map, descriptor)?;
-            if descriptor.flags & F_NEXT == 0 {
-                return Ok(());
+        }
+        self.total_len = u32::try_from(list.total_len).map_err(|_| QueueFault::TooLong)?;
+        self.readable_len = lower_half(list.readable_len);
+        self.head = head;
+        self.generation = generation;
+        self.count = list.count;
+        self.readable = list.readable;
+        self.region = list.region;
+        Ok(())
+    }
+}
+
+impl<'a> List<'a> {
+    #[inline]
+    fn new(map: &'a GuestMap, region: usize) -> Self {
+        List {
+            map,
+            region,
+            count: 0,
+            readable: 0,
+            readable_len: 0,
+            total_len: 0,
+        }
+    }
+
+    /// Follows a chain of at most `left` descriptors. `Some` is a reference to an indirect table, at
+    /// which the chain ends. A descriptor of no bytes adds nothing, wherever it points.
+    #[inline]
+    fn follow(
+        &mut self,
+        slots: &mut Vec<Segment>,
+        read: impl Fn(u16) -> Option<Descriptor>,
+        mut index: u16,
+        mut left: u16,
+    ) -> Result<Option<Descriptor>, QueueFault> {
+        let mut region = self.map.region(self.region);
+        loop {
+            let Some(descriptor) = read(index) else {
+                return Err(QueueFault::Descriptor(index));
+            };
+            let Descriptor {
+                addr, len, flags, ..
+            } = descriptor;
+            if flags & F_INDIRECT != 0 {
+                return Ok(Some(descriptor));
+            }
+            if len != 0 {
+                let readable = flags & F_WRITE == 0;
+                if readable && self.readable != self.count {
+                    return Err(QueueFault::Order);
+                }
+                if !self.map.view().is_shared(addr, u64::from(len)) {
+                    return Err(memory_fault(descriptor));
+                }
+                // Cannot overflow: at most twice MAX_SIZE descriptors of 32-bit lengths.
+                self.total_len = self.total_len.wrapping_add(u64::from(len));
+                if let Some(segment) = region.segment(addr, len)
+                    && let Some(slot) = slots.get_mut(self.count)
+                {
+                    *slot = segment;
+                    self.count = self.count.wrapping_add(1);
+                } else {
+                    match push_slow(self.map, slots, self.count, descriptor) {
+                        Ok(now) => (self.count, self.region) = now,
+                        Err(fault) => return Err(fault),
+                    }
+                    region = self.map.region(self.region);
+                }
+                if readable {
+                    self.readable = self.count;
+                    self.readable_len = self.total_len;
+                }
+            }
+            if flags & F_NEXT == 0 {
+                return Ok(None);
             }
             // More steps than descriptors: the chain bites its tail.
             left = left.wrapping_sub(1);
@@ -166,80 +260,73 @@ impl Chain {
             index = descriptor.next;
         }
     }
+}
 
-    /// virtio 1.3, 2.7.5.3: the table ends the chain and holds no further tables.
-    fn walk_table(
-        &mut self,
-        map: &GuestMap,
-        table: Descriptor,
-        negotiated: bool,
-    ) -> Result<(), QueueFault> {
-        let fault = QueueFault::Indirect(table.len);
-        let count = table.len / DESCRIPTOR_LEN;
-        // The WRITE flag of the table's own descriptor is to be ignored (virtio 1.3, 2.7.5.3.2).
-        if !negotiated
-            || table.flags & F_NEXT != 0
-            || count == 0
-            || !table.len.is_multiple_of(DESCRIPTOR_LEN)
-        {
-            return Err(fault);
-        }
-        let count = u16::try_from(count).ok().filter(|count| *count <= MAX_SIZE);
-        let count = count.ok_or(fault)?;
-        let entries = map.segment(table.addr, table.len)?;
-        let (mut index, mut left) = (0, count);
-        loop {
-            let descriptor = entries
-                .descriptor(index)
-                .ok_or(QueueFault::Descriptor(index))?;
-            if descriptor.flags & F_INDIRECT != 0 {
-                return Err(fault);
-            }
-            self.push(map, descriptor)?;
-            if descriptor.flags & F_NEXT == 0 {
-                return Ok(());
-            }
-            left = left.wrapping_sub(1);
-            if left == 0 {
+/// The list of `count` segments is full, or the bytes are not all in the region of the last one. Gives
+/// the new count and region. It takes no `List`, which would have to live in memory for that.
+#[cold]
+#[inline(never)]
+fn push_slow(
+    map: &GuestMap,
+    slots: &mut Vec<Segment>,
+    mut count: usize,
+    from: Descriptor,
+) -> Result<(usize, usize), QueueFault> {
+    let (mut addr, mut left) = (from.addr, from.len);
+    loop {
+        if count == slots.len() {
+            if count >= usize::from(MAX_SIZE) {
                 return Err(QueueFault::TooLong);
             }
-            index = descriptor.next;
+            slots.resize_with(count.saturating_mul(2), || Segment::UNUSED);
+        }
+        let number = map.region_of(addr).ok_or_else(|| memory_fault(from))?;
+        let region = map.region(number);
+        let len = region.holds(addr, left);
+        let segment = region.segment(addr, len);
+        let segment = segment.ok_or_else(|| memory_fault(from))?;
+        let slot = slots.get_mut(count).ok_or(QueueFault::TooLong)?;
+        *slot = segment;
+        count = count.wrapping_add(1);
+        left = left.wrapping_sub(len);
+        addr = addr.wrapping_add(u64::from(len));
+        if left == 0 {
+            return Ok((count, number));
         }
     }
+}
 
-    fn clear(&mut self, head: u16, generation: u64) {
-        self.segments.clear();
-        self.readable = 0;
-        self.readable_len = 0;
-        self.total_len = 0;
-        self.head = head;
-        self.generation = generation;
+/// Of a length that is known to be no larger than a `u32`.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "no larger than a u32")]
+fn lower_half(len: u64) -> u32 {
+    len as u32
+}
+
+#[cold]
+fn memory_fault(from: Descriptor) -> QueueFault {
+    QueueFault::Memory {
+        addr: from.addr,
+        len: u64::from(from.len),
     }
+}
 
-    /// A descriptor of no bytes adds nothing, wherever it points.
-    #[inline]
-    fn push(&mut self, map: &GuestMap, descriptor: Descriptor) -> Result<(), QueueFault> {
-        let Descriptor {
-            addr, len, flags, ..
-        } = descriptor;
-        if len == 0 {
-            return Ok(());
-        }
-        let total = self.total_len.checked_add(len);
-        self.total_len = total.ok_or(QueueFault::TooLong)?;
-        let readable = flags & F_WRITE == 0;
-        if readable && self.readable < self.segments.len() {
-            return Err(QueueFault::Order);
-        }
-        map.push_segments(&mut self.segments, addr, len)?;
-        if self.segments.len() > usize::from(MAX_SIZE) {
-            return Err(QueueFault::TooLong);
-        }
-        if readable {
-            self.readable = self.segments.len();
-            self.readable_len = self.total_len;
-        }
-        Ok(())
+/// The table that `from` refers to (virtio 1.3, 2.7.5.3). The WRITE flag of the reference itself is to
+/// be ignored.
+#[inline]
+fn open_table(
+    map: &GuestMap,
+    region: usize,
+    from: Descriptor,
+    negotiated: bool,
+) -> Result<IndirectTable, QueueFault> {
+    let fault = QueueFault::Indirect(from.len);
+    if !negotiated || from.flags & F_NEXT != 0 || !from.len.is_multiple_of(DESCRIPTOR_LEN) {
+        return Err(fault);
+    }
+    match u16::try_from(from.len / DESCRIPTOR_LEN) {
+        Ok(count @ 1..=MAX_SIZE) => map.table(region, from.addr, count),
+        _ => Err(fault),
     }
 }
 

@@ -242,7 +242,7 @@ impl Queue {
         );
         self.ring.set_used_element(self.next_used, head, written);
         self.next_used = self.next_used.wrapping_add(1);
-        self.in_flight = self.in_flight.saturating_sub(1);
+        self.in_flight = self.in_flight.wrapping_sub(1);
     }
 
     /// Shows the driver what was given back; whether it wants an interrupt for it.

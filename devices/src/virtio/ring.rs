@@ -76,6 +76,8 @@ pub(super) struct Ring {
     avail_event: *const AtomicU16,
     /// A power of two.
     size: u16,
+    /// `size - 1`: from a free-running position to its slot.
+    mask: u16,
     addresses: RingAddresses,
 }
 
@@ -102,6 +104,7 @@ impl Ring {
             used_elements: elements.cast::<AtomicU32>(),
             avail_event: event.cast::<AtomicU16>(),
             size,
+            mask: size.wrapping_sub(1),
             addresses: at,
         })
     }
@@ -126,7 +129,7 @@ impl Ring {
 
     #[inline]
     fn slot(&self, position: u16) -> usize {
-        usize::from(position & self.size.wrapping_sub(1))
+        usize::from(position & self.mask)
     }
 
     /// A word of the available ring; `index` is below `size + 3`.
@@ -244,6 +247,7 @@ impl Ring {
             used_elements: words.used_elements.as_ptr(),
             avail_event: &words.avail_event,
             size,
+            mask: size.wrapping_sub(1),
             addresses: RingAddresses::default(),
         }
     }
