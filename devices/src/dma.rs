@@ -83,6 +83,12 @@ impl DmaView {
         end.is_some_and(|end| pages.is_shared(start..end))
     }
 
+    /// Whether any page can ever be private.
+    #[inline]
+    pub(crate) fn has_private(&self) -> bool {
+        self.pages.is_some()
+    }
+
     /// See [`PageState::discard_private`].
     pub fn discard_private(&self, range: Range<u64>) {
         if let Some(pages) = &self.pages {

@@ -28,7 +28,6 @@ pub struct Chain {
     count: usize,
     /// How many of the segments are readable.
     readable: usize,
-    readable_len: u32,
     total_len: u32,
     head: u16,
     /// Page-state generation under which the segments were checked.
@@ -39,14 +38,30 @@ pub struct Chain {
     view: DmaView,
 }
 
-/// The list under construction; all of it fits into registers.
-struct List<'a> {
-    map: &'a GuestMap,
+/// A walk in progress. Passed by value where it leaves the loop, so that in the loop all of it can stay
+/// in registers.
+#[derive(Clone, Copy)]
+struct Walk {
+    /// The next descriptor.
+    index: u16,
+    /// Number of the region tried first.
     region: usize,
     count: usize,
+    /// What `count` may grow to: one for each descriptor that there is. A chain that bites its tail
+    /// comes to this end.
+    limit: usize,
     readable: usize,
-    readable_len: u64,
     total_len: u64,
+}
+
+/// Why the loop ended.
+enum Stop {
+    /// The last descriptor of the chain is done.
+    End,
+    /// There is no descriptor of the number in `index`.
+    NoDescriptor,
+    /// This one is not for the loop; nothing was done for it.
+    At(Descriptor),
 }
 
 impl Chain {
@@ -57,13 +72,18 @@ impl Chain {
                 .collect(),
             count: 0,
             readable: 0,
-            readable_len: 0,
             total_len: 0,
             head: 0,
             generation: 0,
             region: 0,
             view: view.clone(),
         }
+    }
+
+    /// Under which page-state generation the segments were checked.
+    #[inline]
+    pub(super) fn set_generation(&mut self, generation: u64) {
+        self.generation = generation;
     }
 
     /// The number that [`super::queue::Queue::add_used`] takes.
@@ -89,18 +109,19 @@ impl Chain {
             .unwrap_or_default()
     }
 
-    /// Bytes of all readable segments.
+    /// Bytes of all readable segments; added up when asked for.
     #[inline]
     #[must_use]
     pub fn readable_len(&self) -> u32 {
-        self.readable_len
+        let lens = self.readable().iter().map(Segment::len);
+        lens.fold(0, u32::wrapping_add)
     }
 
     /// Bytes of all writable segments.
     #[inline]
     #[must_use]
     pub fn writable_len(&self) -> u32 {
-        self.total_len.wrapping_sub(self.readable_len)
+        self.total_len.wrapping_sub(self.readable_len())
     }
 
     /// Copies readable bytes from `offset` on into `to`; how many there were.
@@ -155,152 +176,175 @@ impl Chain {
         result
     }
 
-    /// Replaces the content by the chain of `head`; an error leaves the former content.
+    /// Replaces the content by the chain of `head`. After an error it is some former chain's.
     #[inline]
     pub(super) fn walk(
         &mut self,
         ring: &Ring,
         map: &GuestMap,
-        generation: u64,
         head: u16,
-        indirect: bool,
     ) -> Result<(), QueueFault> {
-        let mut list = List::new(map, self.region);
+        self.head = head;
+        let walk = Walk {
+            index: head,
+            region: self.region,
+            count: 0,
+            limit: usize::from(ring.size()),
+            readable: 0,
+            total_len: 0,
+        };
         let read = |index| ring.descriptor(index);
-        if let Some(from) = list.follow(&mut self.segments, read, head, ring.size())? {
-            let table = open_table(map, list.region, from, indirect)?;
+        let (mut walk, table) = walk.follow(&mut self.segments, map, read)?;
+        if let Some(from) = table {
+            let table = open_table(map, walk.region, from, ring.indirect())?;
+            walk.index = 0;
+            walk.limit = walk.count.wrapping_add(usize::from(table.count()));
             let read = |index| table.descriptor(index);
-            if list
-                .follow(&mut self.segments, read, 0, table.count())?
-                .is_some()
-            {
+            let (end, nested) = walk.follow(&mut self.segments, map, read)?;
+            if nested.is_some() {
                 return Err(QueueFault::Indirect(from.len));
             }
+            walk = end;
         }
-        self.total_len = u32::try_from(list.total_len).map_err(|_| QueueFault::TooLong)?;
-        self.readable_len = lower_half(list.readable_len);
-        self.head = head;
-        self.generation = generation;
-        self.count = list.count;
-        self.readable = list.readable;
-        self.region = list.region;
+        self.total_len = u32::try_from(walk.total_len).map_err(|_| QueueFault::TooLong)?;
+        self.count = walk.count;
+        self.readable = walk.readable;
+        self.region = walk.region;
+        if map.view().has_private() {
+            return self.check_shared();
+        }
+        Ok(())
+    }
+
+    fn check_shared(&self) -> Result<(), QueueFault> {
+        for segment in self.readable().iter().chain(self.writable()) {
+            let (addr, len) = (segment.guest(), u64::from(segment.len()));
+            if !self.view.is_shared(addr, len) {
+                return Err(QueueFault::Memory { addr, len });
+            }
+        }
         Ok(())
     }
 }
 
-impl<'a> List<'a> {
-    #[inline]
-    fn new(map: &'a GuestMap, region: usize) -> Self {
-        List {
-            map,
-            region,
-            count: 0,
-            readable: 0,
-            readable_len: 0,
-            total_len: 0,
+impl Walk {
+    /// Follows the chain from `index` to its end, or to a reference to an indirect table.
+    #[inline(always)]
+    fn follow(
+        mut self,
+        slots: &mut Vec<Segment>,
+        map: &GuestMap,
+        read: impl Fn(u16) -> Option<Descriptor>,
+    ) -> Result<(Self, Option<Descriptor>), QueueFault> {
+        loop {
+            match self.run(slots, map, &read) {
+                Stop::End => return Ok((self, None)),
+                Stop::NoDescriptor => return Err(QueueFault::Descriptor(self.index)),
+                Stop::At(table) if table.flags & F_INDIRECT != 0 => return Ok((self, Some(table))),
+                Stop::At(odd) => {
+                    self = self.step(slots, map, odd)?;
+                    if odd.flags & F_NEXT == 0 {
+                        return Ok((self, None));
+                    }
+                }
+            }
         }
     }
 
-    /// Follows a chain of at most `left` descriptors. `Some` is a reference to an indirect table, at
-    /// which the chain ends. A descriptor of no bytes adds nothing, wherever it points.
-    #[inline]
-    fn follow(
-        &mut self,
+    /// Does what the loop left: an empty descriptor, another region, a longer list, or a fault.
+    #[cold]
+    #[inline(never)]
+    fn step(
+        mut self,
         slots: &mut Vec<Segment>,
+        map: &GuestMap,
+        from: Descriptor,
+    ) -> Result<Self, QueueFault> {
+        let readable = from.flags & F_WRITE == 0;
+        if self.count >= self.limit {
+            return Err(QueueFault::TooLong);
+        }
+        self.index = from.next;
+        // It uses up a descriptor; each segment that is pushed gives a place back.
+        self.limit = self.limit.wrapping_sub(1);
+        if from.len == 0 {
+            return Ok(self);
+        }
+        if readable && self.readable != self.count {
+            return Err(QueueFault::Order);
+        }
+        let (mut addr, mut left) = (from.addr, from.len);
+        while left > 0 {
+            let region = map.region_of(addr).ok_or_else(|| memory_fault(from))?;
+            let len = map.region(region).holds(addr, left);
+            let segment = map.region(region).segment(addr, len);
+            let segment = segment.ok_or_else(|| memory_fault(from))?;
+            if self.count == slots.len() {
+                if self.count >= usize::from(MAX_SIZE) {
+                    return Err(QueueFault::TooLong);
+                }
+                slots.resize_with(self.count.saturating_mul(2), || Segment::UNUSED);
+            }
+            let slot = slots.get_mut(self.count).ok_or(QueueFault::TooLong)?;
+            *slot = segment;
+            self.count = self.count.wrapping_add(1);
+            self.limit = self.limit.wrapping_add(1);
+            self.region = region;
+            left = left.wrapping_sub(len);
+            addr = addr.wrapping_add(u64::from(len));
+        }
+        self.total_len = self.total_len.wrapping_add(u64::from(from.len));
+        if readable {
+            self.readable = self.count;
+        }
+        Ok(self)
+    }
+
+    /// The loop for the usual descriptors: not empty, in the same region as the one before, and with
+    /// room in the list. There is no call in it.
+    #[inline(always)]
+    fn run(
+        &mut self,
+        slots: &mut [Segment],
+        map: &GuestMap,
         read: impl Fn(u16) -> Option<Descriptor>,
-        mut index: u16,
-        mut left: u16,
-    ) -> Result<Option<Descriptor>, QueueFault> {
-        let mut region = self.map.region(self.region);
+    ) -> Stop {
+        let region = map.region(self.region);
+        let limit = self.limit.min(slots.len());
+        let slots = slots.get_mut(..limit).unwrap_or_default();
         loop {
-            let Some(descriptor) = read(index) else {
-                return Err(QueueFault::Descriptor(index));
+            let Some(descriptor) = read(self.index) else {
+                return Stop::NoDescriptor;
             };
             let Descriptor {
                 addr, len, flags, ..
             } = descriptor;
-            if flags & F_INDIRECT != 0 {
-                return Ok(Some(descriptor));
+            if flags & F_INDIRECT != 0 || len == 0 {
+                return Stop::At(descriptor);
             }
-            if len != 0 {
-                let readable = flags & F_WRITE == 0;
-                if readable && self.readable != self.count {
-                    return Err(QueueFault::Order);
-                }
-                if !self.map.view().is_shared(addr, u64::from(len)) {
-                    return Err(memory_fault(descriptor));
-                }
-                // Cannot overflow: at most twice MAX_SIZE descriptors of 32-bit lengths.
-                self.total_len = self.total_len.wrapping_add(u64::from(len));
-                if let Some(segment) = region.segment(addr, len)
-                    && let Some(slot) = slots.get_mut(self.count)
-                {
-                    *slot = segment;
-                    self.count = self.count.wrapping_add(1);
-                } else {
-                    match push_slow(self.map, slots, self.count, descriptor) {
-                        Ok(now) => (self.count, self.region) = now,
-                        Err(fault) => return Err(fault),
-                    }
-                    region = self.map.region(self.region);
-                }
-                if readable {
-                    self.readable = self.count;
-                    self.readable_len = self.total_len;
-                }
+            let readable = flags & F_WRITE == 0;
+            if readable && self.readable != self.count {
+                return Stop::At(descriptor);
+            }
+            let Some(segment) = region.segment(addr, len) else {
+                return Stop::At(descriptor);
+            };
+            let Some(slot) = slots.get_mut(self.count) else {
+                return Stop::At(descriptor);
+            };
+            *slot = segment;
+            self.count = self.count.wrapping_add(1);
+            // Cannot overflow: at most twice MAX_SIZE descriptors of 32-bit lengths.
+            self.total_len = self.total_len.wrapping_add(u64::from(len));
+            if readable {
+                self.readable = self.count;
             }
             if flags & F_NEXT == 0 {
-                return Ok(None);
+                return Stop::End;
             }
-            // More steps than descriptors: the chain bites its tail.
-            left = left.wrapping_sub(1);
-            if left == 0 {
-                return Err(QueueFault::TooLong);
-            }
-            index = descriptor.next;
+            self.index = descriptor.next;
         }
     }
-}
-
-/// The list of `count` segments is full, or the bytes are not all in the region of the last one. Gives
-/// the new count and region. It takes no `List`, which would have to live in memory for that.
-#[cold]
-#[inline(never)]
-fn push_slow(
-    map: &GuestMap,
-    slots: &mut Vec<Segment>,
-    mut count: usize,
-    from: Descriptor,
-) -> Result<(usize, usize), QueueFault> {
-    let (mut addr, mut left) = (from.addr, from.len);
-    loop {
-        if count == slots.len() {
-            if count >= usize::from(MAX_SIZE) {
-                return Err(QueueFault::TooLong);
-            }
-            slots.resize_with(count.saturating_mul(2), || Segment::UNUSED);
-        }
-        let number = map.region_of(addr).ok_or_else(|| memory_fault(from))?;
-        let region = map.region(number);
-        let len = region.holds(addr, left);
-        let segment = region.segment(addr, len);
-        let segment = segment.ok_or_else(|| memory_fault(from))?;
-        let slot = slots.get_mut(count).ok_or(QueueFault::TooLong)?;
-        *slot = segment;
-        count = count.wrapping_add(1);
-        left = left.wrapping_sub(len);
-        addr = addr.wrapping_add(u64::from(len));
-        if left == 0 {
-            return Ok((count, number));
-        }
-    }
-}
-
-/// Of a length that is known to be no larger than a `u32`.
-#[inline]
-#[expect(clippy::cast_possible_truncation, reason = "no larger than a u32")]
-fn lower_half(len: u64) -> u32 {
-    len as u32
 }
 
 #[cold]

@@ -78,6 +78,8 @@ pub(super) struct Ring {
     size: u16,
     /// `size - 1`: from a free-running position to its slot.
     mask: u16,
+    /// Whether the driver may use indirect tables.
+    indirect: bool,
     addresses: RingAddresses,
 }
 
@@ -105,6 +107,7 @@ impl Ring {
             avail_event: event.cast::<AtomicU16>(),
             size,
             mask: size.wrapping_sub(1),
+            indirect: false,
             addresses: at,
         })
     }
@@ -125,6 +128,15 @@ impl Ring {
     #[inline]
     pub fn size(&self) -> u16 {
         self.size
+    }
+
+    #[inline]
+    pub fn indirect(&self) -> bool {
+        self.indirect
+    }
+
+    pub fn set_indirect(&mut self, indirect: bool) {
+        self.indirect = indirect;
     }
 
     #[inline]
@@ -248,6 +260,7 @@ impl Ring {
             avail_event: &words.avail_event,
             size,
             mask: size.wrapping_sub(1),
+            indirect: false,
             addresses: RingAddresses::default(),
         }
     }

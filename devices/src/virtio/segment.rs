@@ -117,11 +117,12 @@ impl Region {
         host: 0,
     };
 
-    /// The segment of `len` bytes from `addr`, or `None` if not all of them are here.
+    /// The segment of `len` bytes (not 0) from `addr`, or `None` if not all of them are here.
     #[inline]
     pub fn segment(&self, addr: u64, len: u32) -> Option<Segment> {
         let offset = addr.wrapping_sub(self.start);
-        if offset >= self.len || self.len.wrapping_sub(offset) < u64::from(len) {
+        // At the region's end 0 bytes are left, fewer than any `len`.
+        if self.len.checked_sub(offset)? < u64::from(len) {
             return None;
         }
         Some(Segment {
