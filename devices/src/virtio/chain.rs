@@ -80,6 +80,11 @@ impl Chain {
         }
     }
 
+    /// An empty chain of the same queue.
+    pub(super) fn another(&self) -> Self {
+        Self::new(&self.view)
+    }
+
     /// Under which page-state generation the segments were checked.
     #[inline]
     pub(super) fn set_generation(&mut self, generation: u64) {

@@ -7,7 +7,7 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -151,7 +151,7 @@ pub struct Token(pub u32);
 /// flight, which must have ended when the drop returns.
 pub trait Worker: Send {
     /// Descriptors to wait on until they are readable. Asked once, when the worker starts.
-    fn event_sources(&self) -> Vec<(Token, BorrowedFd<'_>)>;
+    fn event_sources(&self) -> Vec<(Token, &dyn AsRawFd)>;
     /// `token` is readable, and stays so until it is read. Does a bounded amount of work.
     ///
     /// # Errors
