@@ -10,6 +10,7 @@
 pub mod block;
 mod capabilities;
 pub mod chain;
+pub mod console;
 pub mod device;
 pub mod entropy;
 mod interrupt;

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::image::{Format, PROBE_LEN};
 use super::request::SECTOR;
-use super::slot::{self, Slot, Wait};
+use super::slot::{self, Lock, Slot, Wait};
 
 /// Largest logical block that is passed on; a guest page.
 const MAX_BLOCK: u32 = 4096;
@@ -133,7 +133,12 @@ impl Disk {
         if !kind.is_file() && !kind.is_block_device() {
             return Err(OpenError::Kind(path.clone()));
         }
-        slot::lock(&plain, options.read_only).map_err(|error| match error.kind() {
+        let how = if options.read_only {
+            Lock::Shared
+        } else {
+            Lock::Exclusive
+        };
+        slot::lock(&plain, how).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::PermissionDenied => {
                 OpenError::InUse(path.clone())
             }
@@ -214,6 +219,15 @@ fn geometry(file: &File, path: &Path, device: bool, direct: bool) -> Result<Geom
         logical_block: logical,
         physical_block: sane(physical).max(logical),
     })
+}
+
+impl Drop for Disk {
+    /// Closing is not enough: io_uring holds the file for some time after its ring is gone.
+    fn drop(&mut self) {
+        let locked = self.buffered.as_ref().unwrap_or(&self.file);
+        // Cannot fail for an open file; and if, closing unlocks it, only later.
+        let _ = slot::lock(locked, Lock::None);
+    }
 }
 
 impl Backend for Disk {

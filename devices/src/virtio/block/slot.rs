@@ -220,9 +220,24 @@ pub(super) fn allocate(file: &File, mode: i32, offset: u64, len: u64) -> io::Res
     }
 }
 
-/// Locks all of `file` for this open file description (`F_OFD_SETLK`), shared or not.
-pub(super) fn lock(file: &File, shared: bool) -> io::Result<()> {
-    let kind = if shared { libc::F_RDLCK } else { libc::F_WRLCK };
+/// A lock on all of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lock {
+    /// With others that only read.
+    Shared,
+    /// Alone.
+    Exclusive,
+    /// No more.
+    None,
+}
+
+/// Takes or gives up a lock on all of `file` for this open file description (`F_OFD_SETLK`).
+pub(super) fn lock(file: &File, how: Lock) -> io::Result<()> {
+    let kind = match how {
+        Lock::Shared => libc::F_RDLCK,
+        Lock::Exclusive => libc::F_WRLCK,
+        Lock::None => libc::F_UNLCK,
+    };
     let lock = libc::flock {
         l_type: libc::c_short::try_from(kind).unwrap_or_default(),
         l_whence: libc::c_short::try_from(libc::SEEK_SET).unwrap_or_default(),
