@@ -59,6 +59,21 @@ impl Vectors {
             .unwrap_or(0)
     }
 
+    /// Waits until `vector` has fired `count` times in all.
+    pub fn wait_for(&self, vector: u16, count: u64) {
+        let fired = self.fired.lock().expect("works in a test");
+        let waiting =
+            |fired: &mut BTreeMap<u16, u64>| fired.get(&vector).copied().unwrap_or(0) < count;
+        let (_fired, late) = self
+            .bell
+            .wait_timeout_while(fired, PATIENCE, waiting)
+            .expect("works in a test");
+        assert!(
+            !late.timed_out(),
+            "vector {vector} has not fired {count} times"
+        );
+    }
+
     /// Waits until `done` holds, looking again after each interrupt.
     pub fn wait_until(&self, mut done: impl FnMut() -> bool) {
         let mut fired = self.fired.lock().expect("works in a test");
