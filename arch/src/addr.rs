@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use serde::{Serialize, Serializer};
+
 /// Bytes in the smallest page of the architecture.
 pub const PAGE_SIZE: u64 = 4096;
 
@@ -29,6 +31,12 @@ impl Gpa {
     }
 }
 
+impl Serialize for Gpa {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl fmt::Display for Gpa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#x}", self.0)
@@ -36,7 +44,7 @@ impl fmt::Display for Gpa {
 }
 
 /// A half-open range of guest-physical addresses: `start` belongs to it, `end` does not.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct GpaRange {
     start: Gpa,
     end: Gpa,
@@ -138,7 +146,8 @@ impl fmt::Display for GpaRange {
 
 /// The number of a vCPU, counted from 0. It is the APIC id too: topology is laid out so that the
 /// two are the same (see `cpuid`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
 pub struct VcpuId(pub u32);
 
 impl fmt::Display for VcpuId {

@@ -6,7 +6,17 @@
 
 #![forbid(unsafe_code)]
 
+pub mod acpi;
 pub mod addr;
+pub mod boot;
+pub mod cpuid;
+pub mod e820;
+mod hex;
+pub mod layout;
 pub mod map;
+pub mod msrs;
+pub mod topology;
 
 pub use addr::{Gpa, GpaRange, VcpuId};
+pub use layout::RamLayout;
+pub use topology::Topology;

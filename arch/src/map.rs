@@ -21,6 +21,11 @@ pub const HIGH_RAM_START: u64 = 0x1_0000_0000;
 /// memory, option ROMs, firmware).
 pub const BIOS_HOLE: GpaRange = GpaRange::constant(0xa_0000, 0x6_0000);
 
+/// ACPI tables of a direct kernel boot: in the part of the BIOS hole that kernels search for the RSDP
+/// (ACPI 6.5, 5.2.5.1). 124 KiB hold the tables of 4096 vCPUs; the page after it has the reset stub of
+/// `boot::reset`.
+pub const ACPI_AREA: GpaRange = GpaRange::constant(0xe_0000, 0x1_f000);
+
 /// Memory BARs are placed here. OVMF does the same on a Q35 with 2 GiB of low RAM.
 pub const PCI_WINDOW: GpaRange = GpaRange::constant(0x8000_0000, 0x6000_0000);
 

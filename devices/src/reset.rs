@@ -45,16 +45,19 @@ impl ResetControl {
 /// What is left of a keyboard controller: command 0xfe pulses the reset line.
 ///
 /// Goes on 5 ports from 0x60: data at 0, command and status at 4. Status is always "nothing to read,
-/// ready for a command", which ends the wait of a kernel that is about to reset at once.
+/// ready for a command", which ends the wait of a kernel that is about to reset at once. System control
+/// port B lies between (0x61): no NMI has a reason, and the output of timer 2 is high, which ends the
+/// wait of a kernel that calibrates by it. All ones would be an NMI from a PCI error.
 #[derive(Debug)]
 pub struct I8042 {
     power: Arc<dyn PowerSink>,
 }
 
 impl I8042 {
-    /// Ports that it answers, of which two have a register.
+    /// Ports that it answers, of which three have a register.
     pub const PORTS: u64 = 5;
     const RESET: u8 = 0xfe;
+    const TIMER_2_OUTPUT: u8 = 1 << 5;
 
     /// A controller that tells `power`.
     #[must_use]
@@ -71,7 +74,8 @@ impl BusDevice for I8042 {
     fn read(&mut self, offset: u64, data: &mut [u8]) -> Result<(), AccessError> {
         match (offset, data) {
             (0 | 4, [value]) => *value = 0,
-            (0 | 4, data) => return Err(AccessError::Size(data.len())),
+            (1, [value]) => *value = Self::TIMER_2_OUTPUT,
+            (0 | 1 | 4, data) => return Err(AccessError::Size(data.len())),
             _ => return Err(AccessError::NoRegister(offset)),
         }
         Ok(())
@@ -80,8 +84,8 @@ impl BusDevice for I8042 {
     fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), AccessError> {
         match (offset, data) {
             (4, &[Self::RESET]) => self.power.request(PowerEvent::Reset("i8042 command 0xfe")),
-            (0 | 4, [_]) => {}
-            (0 | 4, _) => return Err(AccessError::Size(data.len())),
+            (0 | 1 | 4, [_]) => {}
+            (0 | 1 | 4, _) => return Err(AccessError::Size(data.len())),
             _ => return Err(AccessError::NoRegister(offset)),
         }
         Ok(())

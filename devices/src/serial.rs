@@ -39,6 +39,8 @@ const FCR_CLEAR_RECEIVER: u8 = 1 << 1;
 const LCR_DLAB: u8 = 1 << 7;
 const MCR_LOOPBACK: u8 = 1 << 4;
 const LSR_DATA_READY: u8 = 1 << 0;
+/// Bytes of the receive FIFO of `vm-superio`.
+const FIFO: usize = 64;
 
 /// Where the output of the guest goes. Called from vCPU threads; must not block for long.
 pub trait SerialSink: Send {
@@ -200,7 +202,7 @@ impl Serial {
         }
         // Reading is the only way to empty the FIFO, and is possible with the divisor latch off only.
         self.pass(LCR, self.line_control & !LCR_DLAB);
-        while self.data_ready() {
+        for _ in 0..FIFO {
             self.uart.read(DATA);
         }
         self.pass(LCR, self.line_control);

@@ -90,7 +90,7 @@ fn sweep_all(machine: &Machine, random: &mut Random) {
     sweep(&machine.memory, IOAPIC, random);
     for slot in 0..32 {
         let function = ECAM.start + (slot << 15);
-        sweep(&machine.memory, function..function + 0x110, random);
+        sweep(&machine.memory, function..function + 0x1000, random);
         // Where BARs were moved to is touched as well.
         for _ in 0..100 {
             let address = ECAM.start + random.below(ECAM.end - ECAM.start);

@@ -169,6 +169,9 @@ fn dma_buffer_in_private_memory_is_refused_as_a_whole() {
     assert_eq!(machine.dma(select, 10, last_shared), DMA_ERROR);
     assert_eq!(machine.bytes::<4>(last_shared), [0; 4]);
     assert_eq!(machine.dma(select, 10, u64::MAX - 3), DMA_ERROR);
+    // Only the zeros after the item would be private.
+    assert_eq!(machine.dma(select, 11, PRIVATE - 10), DMA_ERROR);
+    assert_eq!(machine.bytes::<10>(PRIVATE - 10), [0; 10]);
     assert_eq!(machine.dma(DMA_READ, 4, last_shared), 0, "position kept");
     assert_eq!(machine.bytes::<4>(last_shared), *b"rsdp");
 }

@@ -46,11 +46,22 @@ fn i8042_resets_by_command_0xfe_only() {
 }
 
 #[test]
+fn port_b_has_no_reason_for_an_nmi_and_no_timer_to_wait_for() {
+    let (power, sink) = recorder();
+    let mut i8042 = I8042::new(sink);
+    for value in [0, 0xfe, 0xff] {
+        i8042.write(1, &[value]).unwrap();
+        assert_eq!(read(&mut i8042, 1), 0x20);
+    }
+    assert!(power.take().is_empty());
+}
+
+#[test]
 fn ports_between_those_of_the_i8042_are_not_there() {
     let (_, sink) = recorder();
     let mut i8042 = I8042::new(sink);
-    let error = i8042.read(1, &mut [0]).unwrap_err();
-    assert_eq!(error, AccessError::NoRegister(1));
+    let error = i8042.read(3, &mut [0]).unwrap_err();
+    assert_eq!(error, AccessError::NoRegister(3));
     let error = i8042.write(2, &[0xfe]).unwrap_err();
     assert_eq!(error, AccessError::NoRegister(2));
     assert_eq!(i8042.write(4, &[0xfe, 0]), Err(AccessError::Size(2)));

@@ -195,7 +195,7 @@ fn input_beyond_the_fifo_stays_with_the_caller_who_is_told_when_to_go_on() {
 #[test]
 fn receiver_reset_empties_the_fifo_and_leaves_the_divisor_alone() {
     let mut port = Port::new();
-    port.serial.enqueue(b"abc");
+    assert_eq!(port.serial.enqueue(&[7; FIFO + 1]), FIFO);
     port.write(LCR, 0x83);
     port.write(DATA, 0x0c);
     port.write(FCR, FCR_ENABLE | FCR_CLEAR_RECEIVER);

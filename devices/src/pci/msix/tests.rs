@@ -1,5 +1,6 @@
 use std::sync::Mutex;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
@@ -220,7 +221,10 @@ fn trigger_beside_masking_loses_no_interrupt() {
         let device = scope.spawn(|| {
             for round in 1..=ROUNDS {
                 trigger.trigger(0).unwrap();
+                let start = Instant::now();
                 while fired(&recorder) < round {
+                    let waited = start.elapsed();
+                    assert!(waited < Duration::from_secs(10), "interrupt {round} lost");
                     thread::yield_now();
                 }
             }

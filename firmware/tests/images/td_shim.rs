@@ -1,0 +1,166 @@
+//! Direct boot by TD-Shim.
+
+use tdvmm_arch::Gpa;
+use tdvmm_firmware::image::{Contents, Image};
+use tdvmm_firmware::td_shim::{DirectBootError, PayloadInfo, direct_boot};
+
+use crate::synthetic::{self, Lead};
+
+const SHIM_LEN: usize = 16 << 20;
+const PAYLOAD: u64 = 0x86_1000;
+
+fn shim() -> Vec<u8> {
+    synthetic::image(SHIM_LEN, Lead::Both, &synthetic::shim_boot_kernel())
+}
+
+fn bzimage(len: usize) -> Vec<u8> {
+    let mut kernel = vec![0x33; len];
+    kernel[0x1f1] = 1;
+    kernel[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    kernel[0x202..0x206].copy_from_slice(b"HdrS");
+    kernel
+}
+
+/// A vmlinux with one note and two segments at `at` and 0x3000 further on.
+fn vmlinux(at: u64, entry: u64) -> Vec<u8> {
+    let mut elf = vec![0; 0x3000];
+    elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
+    elf[18..20].copy_from_slice(&62_u16.to_le_bytes());
+    elf[24..32].copy_from_slice(&entry.to_le_bytes());
+    elf[32..40].copy_from_slice(&64_u64.to_le_bytes());
+    elf[54..56].copy_from_slice(&56_u16.to_le_bytes());
+    elf[56..58].copy_from_slice(&3_u16.to_le_bytes());
+    let segments = [
+        (4_u32, 0_u64, 0_u64, 8_u64, 8_u64),
+        (1, 0x1000, at, 0x1000, 0x1000),
+        (1, 0x2000, at + 0x3000, 0x800, 0x5000),
+    ];
+    for (index, (kind, offset, paddr, filesz, memsz)) in segments.into_iter().enumerate() {
+        let header = &mut elf[64 + 56 * index..][..56];
+        header[..4].copy_from_slice(&kind.to_le_bytes());
+        header[8..16].copy_from_slice(&offset.to_le_bytes());
+        header[24..32].copy_from_slice(&paddr.to_le_bytes());
+        header[32..40].copy_from_slice(&filesz.to_le_bytes());
+        header[40..48].copy_from_slice(&memsz.to_le_bytes());
+    }
+    elf[0x1000..0x2000].fill(1);
+    elf[0x2000..0x2800].fill(2);
+    elf
+}
+
+fn refusal(kernel: &[u8], cmdline: &str) -> DirectBootError {
+    let file = shim();
+    let image = Image::parse(&file).unwrap();
+    direct_boot(&image, kernel, cmdline, None).expect_err("cannot be started")
+}
+
+#[test]
+fn bzimage_and_command_line_go_into_their_sections() {
+    let file = shim();
+    let image = Image::parse(&file).unwrap();
+    assert!(image.wants_payload());
+    let kernel = bzimage(0x8000);
+    let boot = direct_boot(&image, &kernel, "quiet", None).unwrap();
+    assert_eq!(boot.info, PayloadInfo::BzImage);
+    assert_eq!(boot.parameters, b"quiet\0");
+
+    let contents = Contents {
+        hob: Some(&[1, 2, 3]),
+        payload: Some(&boot.payload),
+        payload_param: Some(&boot.parameters),
+    };
+    let regions = image.regions(&contents).unwrap();
+    let at = |gpa| {
+        regions
+            .iter()
+            .find(|r| r.range.start() == Gpa(gpa))
+            .unwrap()
+    };
+    assert_eq!(at(PAYLOAD).bytes, kernel);
+    assert_eq!(at(0x86_0000).bytes, b"quiet\0");
+    assert_eq!(at(0x80_0000).bytes, [1, 2, 3]);
+    assert_eq!(regions.len(), 8);
+}
+
+#[test]
+fn vmlinux_is_laid_out_at_its_physical_addresses() {
+    let file = shim();
+    let image = Image::parse(&file).unwrap();
+    let kernel = vmlinux(PAYLOAD + 0x1000, PAYLOAD + 0x1080);
+    let boot = direct_boot(&image, &kernel, "", None).unwrap();
+    let entry = Gpa(PAYLOAD + 0x1080);
+    assert_eq!(boot.info, PayloadInfo::RawVmlinux { entry });
+    let mut expected = vec![0; 0x4800];
+    expected[0x1000..0x2000].fill(1);
+    expected[0x4000..0x4800].fill(2);
+    assert_eq!(boot.payload, expected);
+}
+
+#[test]
+fn vmlinux_outside_the_section_is_refused() {
+    let at = Gpa(PAYLOAD - 0x1000);
+    let refused = refusal(&vmlinux(at.0, PAYLOAD), "");
+    assert!(matches!(refused, DirectBootError::Elsewhere { at: a, .. } if a == at));
+    let at = Gpa(PAYLOAD + 0x200_0000 - 0x5000);
+    let refused = refusal(&vmlinux(at.0, PAYLOAD), "");
+    assert!(matches!(refused, DirectBootError::Elsewhere { at: a, .. } if a == Gpa(at.0 + 0x3000)));
+    let refused = refusal(&vmlinux(PAYLOAD, 0x10_0000), "");
+    assert!(matches!(
+        refused,
+        DirectBootError::Elsewhere {
+            at: Gpa(0x10_0000),
+            ..
+        }
+    ));
+}
+
+#[test]
+fn vmlinux_with_segment_outside_the_file_is_refused() {
+    let mut kernel = vmlinux(PAYLOAD, PAYLOAD);
+    kernel.truncate(0x2700);
+    assert_eq!(refusal(&kernel, ""), DirectBootError::Segment(2));
+    let mut kernel = vmlinux(PAYLOAD, PAYLOAD);
+    kernel[32..40].fill(0xff);
+    assert_eq!(refusal(&kernel, ""), DirectBootError::Segment(0));
+}
+
+#[test]
+fn kernel_of_another_format_is_refused() {
+    assert_eq!(refusal(b"MZ", ""), DirectBootError::Format);
+    let mut other_machine = vmlinux(PAYLOAD, PAYLOAD);
+    other_machine[18] = 183;
+    assert_eq!(refusal(&other_machine, ""), DirectBootError::Format);
+}
+
+#[test]
+fn what_does_not_fit_its_section_is_refused() {
+    let (len, room) = (0x200_0001, 0x200_0000);
+    let refused = refusal(&bzimage(len), "");
+    assert_eq!(refused, DirectBootError::KernelTooLong { len, room });
+    let (len, room) = (0x1001, 0x1000);
+    let refused = refusal(&bzimage(0x8000), &"x".repeat(0x1000));
+    assert_eq!(refused, DirectBootError::CmdlineTooLong { len, room });
+    assert_eq!(refusal(&bzimage(0x8000), "a\0"), DirectBootError::Nul(1));
+}
+
+#[test]
+fn separate_initramfs_is_refused() {
+    let file = shim();
+    let image = Image::parse(&file).unwrap();
+    let kernel = bzimage(0x8000);
+    let refused = direct_boot(&image, &kernel, "", Some(&[1]));
+    assert_eq!(refused, Err(DirectBootError::Initramfs));
+}
+
+#[test]
+fn image_that_takes_no_kernel_is_refused() {
+    let kernel = bzimage(0x8000);
+    let refusal = |rows: &[_]| {
+        let file = synthetic::image(SHIM_LEN, Lead::Both, rows);
+        direct_boot(&Image::parse(&file).unwrap(), &kernel, "", None).unwrap_err()
+    };
+    let no_payload = DirectBootError::NoSection("a payload");
+    assert_eq!(refusal(&synthetic::shim_elf_in_bfv()), no_payload);
+    let rows = synthetic::shim_payload_section(1);
+    assert_eq!(refusal(&rows), DirectBootError::Occupied);
+}

@@ -1,0 +1,74 @@
+//! A wish that the host cannot grant, told in full.
+
+use std::fmt;
+
+/// What is refused, who lacks it, and where it would come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    what: String,
+    lacking: String,
+    remedy: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(
+        what: impl Into<String>,
+        lacking: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            what: what.into(),
+            lacking: lacking.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    /// The wish, with the bits it stands for.
+    #[must_use]
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// Who lacks it, and where that was read.
+    #[must_use]
+    pub fn lacking(&self) -> &str {
+        &self.lacking
+    }
+
+    /// Where it would come from.
+    #[must_use]
+    pub fn remedy(&self) -> &str {
+        &self.remedy
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {}; it would come from {}",
+            self.what, self.lacking, self.remedy
+        )
+    }
+}
+
+/// All refusals of one request; never empty.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Refused(pub(crate) Vec<Refusal>);
+
+impl Refused {
+    /// The refusals.
+    pub fn iter(&self) -> impl Iterator<Item = &Refusal> {
+        self.0.iter()
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("this host cannot run the TD as asked for")?;
+        for (i, refusal) in self.0.iter().enumerate() {
+            write!(f, "{}{refusal}", if i == 0 { ": " } else { "; also " })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,196 @@
+//! The command line. Its options become the same model as a configuration file.
+
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+
+use crate::config::{
+    ConfigError, PayloadConfig, VmConfig, parse_cpus, parse_memory, parse_platform, parse_serial,
+};
+
+/// A minimal virtual machine monitor for Intel TDX on Linux KVM.
+///
+/// Runs one virtual machine until it ends. The exit code says how it ended: 0 when the guest switched
+/// itself off (README.md has the table).
+#[derive(Debug, Parser)]
+#[command(name = "tdvmm", version, max_term_width = 100)]
+pub struct Cli {
+    /// Firmware to start: OVMF with its variable store in one file, or TD-Shim
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    firmware: Option<PathBuf>,
+
+    /// Variable store that replaces the one in the firmware file, of the same size
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    firmware_vars: Option<PathBuf>,
+
+    /// Boot loader (shimx64.efi) by which firmware with secure boot starts a signed kernel
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    shim: Option<PathBuf>,
+
+    /// Kernel to start: a bzImage (vmlinuz) or an ELF vmlinux
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    kernel: Option<PathBuf>,
+
+    /// Initial RAM file system for the kernel
+    #[arg(
+        long,
+        value_name = "FILE",
+        visible_alias = "initrd",
+        conflicts_with = "config"
+    )]
+    initramfs: Option<PathBuf>,
+
+    /// Kernel command line; repeated ones are joined by a space
+    #[arg(
+        long,
+        value_name = "TEXT",
+        conflicts_with = "config",
+        allow_hyphen_values = true
+    )]
+    cmdline: Vec<String>,
+
+    /// Virtual processors: boot=N[,topology=SOCKETS:CORES:THREADS][,tsc_khz=N]  [default: boot=1]
+    #[arg(long, value_name = "boot=N", conflicts_with = "config")]
+    cpus: Option<String>,
+
+    /// Guest memory: size=N with an optional K, M, G or T  [default: size=512M]
+    #[arg(long, value_name = "size=N", conflicts_with = "config")]
+    memory: Option<String>,
+
+    /// Kind of machine: tdx=on for a Trust Domain, with attributes=, sept_ve_disable=, xfam=, gpaw=,
+    /// mrconfigid=, mrowner= and mrownerconfig= (96 hex digits, base64 or @file)
+    #[arg(long, value_name = "tdx=on", conflicts_with = "config")]
+    platform: Option<String>,
+
+    /// First serial port: off, null, tty, file=PATH or socket=PATH  [default: tty, in a TD off]
+    #[arg(long, value_name = "WHERE", conflicts_with = "config")]
+    serial: Option<String>,
+
+    /// Read the machine from a JSON file instead of from options
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Write every TDX call of the launch, with pages, digests and times, to a JSON file
+    #[arg(long, value_name = "FILE")]
+    pub transcript: Option<PathBuf>,
+
+    /// Go on only if the TD's measurement is this: mrtd=HEX
+    #[arg(long, value_name = "mrtd=HEX")]
+    pub expect: Option<String>,
+
+    /// Print what the guest would be given, as JSON, and end; needs no KVM
+    #[arg(long)]
+    pub print_plan: bool,
+
+    /// Append the log to a file instead of standard error
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+
+    /// Log more: -v information, -vv debugging, -vvv everything
+    #[arg(short, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+impl Cli {
+    /// The machine that the options or the file describe, not yet checked.
+    ///
+    /// # Errors
+    ///
+    /// If an option's text or the file cannot be understood.
+    pub fn model(&self) -> Result<VmConfig, ConfigError> {
+        if let Some(path) = &self.config {
+            return read_file(path);
+        }
+        Ok(VmConfig {
+            payload: PayloadConfig {
+                firmware: self.firmware.clone(),
+                firmware_vars: self.firmware_vars.clone(),
+                shim: self.shim.clone(),
+                kernel: self.kernel.clone(),
+                initramfs: self.initramfs.clone(),
+                cmdline: (!self.cmdline.is_empty()).then(|| self.cmdline.join(" ")),
+            },
+            cpus: self
+                .cpus
+                .as_deref()
+                .map(parse_cpus)
+                .transpose()?
+                .unwrap_or_default(),
+            memory: self
+                .memory
+                .as_deref()
+                .map(parse_memory)
+                .transpose()?
+                .unwrap_or_default(),
+            platform: self
+                .platform
+                .as_deref()
+                .map(parse_platform)
+                .transpose()?
+                .unwrap_or_default(),
+            serial: self.serial.as_deref().map(parse_serial).transpose()?,
+        })
+    }
+}
+
+fn read_file(path: &Path) -> Result<VmConfig, ConfigError> {
+    let problem = |problem: String| ConfigError::File {
+        path: path.display().to_string(),
+        problem,
+    };
+    let text = std::fs::read_to_string(path).map_err(|e| problem(e.to_string()))?;
+    serde_json::from_str(&text).map_err(|e| problem(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::config::ByteSize;
+
+    fn model(arguments: &[&str]) -> VmConfig {
+        Cli::try_parse_from([&["tdvmm"], arguments].concat())
+            .unwrap()
+            .model()
+            .unwrap()
+    }
+
+    #[test]
+    fn command_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn repeated_command_lines_are_joined() {
+        let config = model(&["--kernel", "k", "--cmdline", "a b", "--cmdline", "-c"]);
+        assert_eq!(config.payload.cmdline.as_deref(), Some("a b -c"));
+        assert_eq!(
+            model(&["--initrd", "i"]).payload.initramfs,
+            Some("i".into())
+        );
+    }
+
+    #[test]
+    fn options_and_file_describe_the_same_model() {
+        let options = model(&[
+            "--kernel", "vmlinuz", "--cpus", "boot=2", "--memory", "size=1G", "--serial",
+            "file=out",
+        ]);
+        let file = r#"{"payload": {"kernel": "vmlinuz"}, "cpus": {"boot_vcpus": 2},
+            "memory": {"size": "1G"}, "serial": {"mode": "File", "file": "out"}}"#;
+        assert_eq!(serde_json::from_str::<VmConfig>(file).unwrap(), options);
+        assert_eq!(options.memory.size, ByteSize(1 << 30));
+    }
+
+    #[test]
+    fn file_beside_options_is_refused() {
+        let result = Cli::try_parse_from(["tdvmm", "--config", "c", "--kernel", "k"]);
+        assert!(
+            result
+                .unwrap_err()
+                .to_string()
+                .contains("cannot be used with")
+        );
+    }
+}

@@ -1,0 +1,271 @@
+//! Option texts of the form `key=value,key=value`.
+//!
+//! A value may stand in double quotes, so that a path may hold a comma. An unknown key, a key given
+//! twice and a key without a value are errors that list the known keys.
+
+use std::path::PathBuf;
+
+use super::{
+    ConfigError, CpusConfig, MemoryConfig, PlatformConfig, SerialConfig, SerialMode,
+    TopologyConfig, parse_size,
+};
+
+/// Reads `boot=N[,topology=sockets:cores:threads]`.
+///
+/// # Errors
+///
+/// If the text is not of that form.
+pub fn parse_cpus(text: &str) -> Result<CpusConfig, ConfigError> {
+    let pairs = Pairs::parse("--cpus", text, &["boot", "topology", "tsc_khz"])?;
+    let mut cpus = CpusConfig::default();
+    if let Some(boot) = pairs.get("boot") {
+        cpus.boot = pairs.number("boot", boot)?;
+    }
+    if let Some(khz) = pairs.get("tsc_khz") {
+        cpus.tsc_khz = Some(pairs.number("tsc_khz", khz)?);
+    }
+    if let Some(topology) = pairs.get("topology") {
+        cpus.topology = Some(parse_topology(&pairs, topology)?);
+        if pairs.get("boot").is_none() {
+            return Err(pairs.problem("give boot= too: it must be sockets x cores x threads"));
+        }
+    }
+    Ok(cpus)
+}
+
+fn parse_topology(pairs: &Pairs, text: &str) -> Result<TopologyConfig, ConfigError> {
+    let mut numbers = text.split(':');
+    match (
+        numbers.next(),
+        numbers.next(),
+        numbers.next(),
+        numbers.next(),
+    ) {
+        (Some(sockets), Some(cores), Some(threads), None) => Ok(TopologyConfig {
+            sockets: pairs.number("topology", sockets)?,
+            cores: pairs.number("topology", cores)?,
+            threads: pairs.number("topology", threads)?,
+        }),
+        _ => Err(pairs.problem("topology is sockets:cores:threads, such as 1:2:1")),
+    }
+}
+
+/// Reads `tdx=on` and what belongs to a TD.
+///
+/// # Errors
+///
+/// If the text is not of that form.
+pub fn parse_platform(text: &str) -> Result<PlatformConfig, ConfigError> {
+    const KEYS: &[&str] = &[
+        "tdx",
+        "attributes",
+        "sept_ve_disable",
+        "xfam",
+        "gpaw",
+        "mrconfigid",
+        "mrowner",
+        "mrownerconfig",
+    ];
+    let pairs = Pairs::parse("--platform", text, KEYS)?;
+    let text = |key| pairs.get(key).map(str::to_owned);
+    let switch = |key| {
+        pairs
+            .get(key)
+            .map(|value| pairs.switch(key, value))
+            .transpose()
+    };
+    Ok(PlatformConfig {
+        tdx: switch("tdx")?.unwrap_or(false),
+        attributes: text("attributes"),
+        sept_ve_disable: switch("sept_ve_disable")?,
+        xfam: text("xfam"),
+        gpaw: match pairs.get("gpaw") {
+            None => None,
+            Some("48") => Some(48),
+            Some("52") => Some(52),
+            Some(_) => return Err(pairs.problem("gpaw is 48 or 52")),
+        },
+        mrconfigid: text("mrconfigid"),
+        mrowner: text("mrowner"),
+        mrownerconfig: text("mrownerconfig"),
+    })
+}
+
+/// Reads `size=N[K|M|G|T]`.
+///
+/// # Errors
+///
+/// If the text is not of that form.
+pub fn parse_memory(text: &str) -> Result<MemoryConfig, ConfigError> {
+    let pairs = Pairs::parse("--memory", text, &["size"])?;
+    let mut memory = MemoryConfig::default();
+    if let Some(size) = pairs.get("size") {
+        memory.size = parse_size(size).map_err(|problem| pairs.problem(problem))?;
+    }
+    Ok(memory)
+}
+
+/// Reads `off`, `null`, `tty`, `file=PATH` or `socket=PATH`.
+///
+/// # Errors
+///
+/// If the text is none of these.
+pub fn parse_serial(text: &str) -> Result<SerialConfig, ConfigError> {
+    match text {
+        "off" => return Ok(SerialConfig::plain(SerialMode::Off)),
+        "null" => return Ok(SerialConfig::plain(SerialMode::Null)),
+        "tty" => return Ok(SerialConfig::plain(SerialMode::Tty)),
+        _ => {}
+    }
+    let wrong = || {
+        ConfigError::option(
+            "--serial",
+            text,
+            "write off, null, tty, file=PATH or socket=PATH",
+        )
+    };
+    let pairs = Pairs::parse("--serial", text, &["file", "socket"]).map_err(|_| wrong())?;
+    match (pairs.get("file"), pairs.get("socket")) {
+        (Some(file), None) if !file.is_empty() => Ok(SerialConfig {
+            file: Some(PathBuf::from(file)),
+            ..SerialConfig::plain(SerialMode::File)
+        }),
+        (None, Some(socket)) if !socket.is_empty() => Ok(SerialConfig {
+            socket: Some(PathBuf::from(socket)),
+            ..SerialConfig::plain(SerialMode::Socket)
+        }),
+        _ => Err(wrong()),
+    }
+}
+
+/// The pairs of one option's text.
+struct Pairs<'a> {
+    option: &'static str,
+    text: &'a str,
+    pairs: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Pairs<'a> {
+    fn parse(option: &'static str, text: &'a str, known: &[&str]) -> Result<Self, ConfigError> {
+        let mut found = Self {
+            option,
+            text,
+            pairs: Vec::new(),
+        };
+        let known_keys = || known.join(", ");
+        for item in split_outside_quotes(text) {
+            let Some((key, value)) = item.split_once('=') else {
+                let problem = format!("'{item}' is no key=value; keys are {}", known_keys());
+                return Err(found.problem(problem));
+            };
+            if !known.contains(&key) {
+                let problem = format!("unknown key '{key}'; keys are {}", known_keys());
+                return Err(found.problem(problem));
+            }
+            if found.get(key).is_some() {
+                return Err(found.problem(format!("key '{key}' is given twice")));
+            }
+            let unquoted = value
+                .strip_prefix('"')
+                .and_then(|rest| rest.strip_suffix('"'));
+            found.pairs.push((key, unquoted.unwrap_or(value)));
+        }
+        Ok(found)
+    }
+
+    fn get(&self, key: &str) -> Option<&'a str> {
+        self.pairs
+            .iter()
+            .find(|pair| pair.0 == key)
+            .map(|pair| pair.1)
+    }
+
+    fn number(&self, key: &str, text: &str) -> Result<u32, ConfigError> {
+        text.parse().map_err(|_| {
+            self.problem(format!(
+                "{key}: '{text}' is no number from 0 to {}",
+                u32::MAX
+            ))
+        })
+    }
+
+    fn switch(&self, key: &str, text: &str) -> Result<bool, ConfigError> {
+        match text {
+            "on" => Ok(true),
+            "off" => Ok(false),
+            _ => Err(self.problem(format!("{key} is on or off, not '{text}'"))),
+        }
+    }
+
+    fn problem(&self, problem: impl Into<String>) -> ConfigError {
+        ConfigError::option(self.option, self.text, problem)
+    }
+}
+
+fn split_outside_quotes(text: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    text.split(move |letter| {
+        quoted ^= letter == '"';
+        letter == ',' && !quoted
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message<T: std::fmt::Debug>(result: Result<T, ConfigError>) -> String {
+        result.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn cpus_with_topology_is_read() {
+        let cpus = parse_cpus("boot=4,topology=1:2:2").unwrap();
+        assert_eq!(cpus.boot, 4);
+        assert_eq!(
+            cpus.topology,
+            Some(TopologyConfig {
+                sockets: 1,
+                cores: 2,
+                threads: 2
+            })
+        );
+    }
+
+    #[test]
+    fn unknown_and_doubled_keys_name_the_option_and_the_keys() {
+        let text = message(parse_cpus("boots=2"));
+        assert_eq!(
+            text,
+            "--cpus boots=2: unknown key 'boots'; keys are boot, topology, tsc_khz"
+        );
+        assert!(message(parse_cpus("boot=2,boot=3")).contains("given twice"));
+        assert!(message(parse_memory("512M")).contains("keys are size"));
+        assert!(
+            message(parse_memory("size=12Q")).starts_with("--memory size=12Q: '12Q' is no size")
+        );
+    }
+
+    #[test]
+    fn quoted_path_may_hold_a_comma() {
+        let serial = parse_serial("file=\"a,b\"").unwrap();
+        assert_eq!(serial.file, Some(PathBuf::from("a,b")));
+    }
+
+    #[test]
+    fn serial_of_another_form_is_refused_with_the_forms() {
+        for text in [
+            "",
+            "ttyS0",
+            "file=",
+            "file=a,socket=b",
+            "socket",
+            "off,null",
+        ] {
+            assert!(
+                message(parse_serial(text)).contains("off, null, tty"),
+                "{text}"
+            );
+        }
+    }
+}

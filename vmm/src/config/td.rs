@@ -1,0 +1,138 @@
+//! What belongs to a TD, checked as far as that can be done without the host.
+
+use serde::Serialize;
+use tdvmm_tdx::params::{
+    Gpaw, Identities, Identity, IdentityError, TdAttributes, TscFrequency, Xfam, XfamChoice,
+};
+
+use super::{ConfigError, CpusConfig, PlatformConfig};
+
+/// What is wanted of a TD.
+#[derive(Clone, Debug)]
+pub struct TdOptions {
+    /// Attributes.
+    pub attributes: TdAttributes,
+    /// Extended features.
+    pub xfam: XfamChoice,
+    /// Width of guest-physical addresses.
+    pub gpaw: Option<Gpaw>,
+    /// What the owner binds the TD to.
+    pub identities: Identities,
+    /// TSC frequency.
+    pub tsc: Option<TscFrequency>,
+}
+
+impl TdOptions {
+    /// Reads the options of a TD; `None` for an ordinary VM, which takes none of them.
+    pub(super) fn new(
+        platform: &PlatformConfig,
+        cpus: &CpusConfig,
+    ) -> Result<Option<Self>, ConfigError> {
+        if !platform.tdx {
+            refuse_without_td(platform, cpus)?;
+            return Ok(None);
+        }
+        let identity = |key, text: Option<&String>| match text {
+            None => Ok(Identity::default()),
+            Some(text) => Identity::from_option(text, |path| std::fs::read(path))
+                .map_err(|error| wrong(key, text, &chain(&error))),
+        };
+        Ok(Some(Self {
+            attributes: attributes(platform)?,
+            xfam: xfam(platform)?,
+            gpaw: platform.gpaw.map(gpaw).transpose()?,
+            identities: Identities {
+                mrconfigid: identity("mrconfigid", platform.mrconfigid.as_ref())?,
+                mrowner: identity("mrowner", platform.mrowner.as_ref())?,
+                mrownerconfig: identity("mrownerconfig", platform.mrownerconfig.as_ref())?,
+            },
+            tsc: cpus.tsc_khz.map(tsc).transpose()?,
+        }))
+    }
+}
+
+/// Only whether there are any: the plan prints what is decided, and these are wishes.
+impl Serialize for TdOptions {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.attributes)
+    }
+}
+
+fn refuse_without_td(platform: &PlatformConfig, cpus: &CpusConfig) -> Result<(), ConfigError> {
+    let given = [
+        ("attributes", platform.attributes.is_some()),
+        ("sept_ve_disable", platform.sept_ve_disable.is_some()),
+        ("xfam", platform.xfam.is_some()),
+        ("gpaw", platform.gpaw.is_some()),
+        ("mrconfigid", platform.mrconfigid.is_some()),
+        ("mrowner", platform.mrowner.is_some()),
+        ("mrownerconfig", platform.mrownerconfig.is_some()),
+    ];
+    if let Some((key, _)) = given.iter().find(|(_, given)| *given) {
+        return Err(ConfigError::option(
+            "--platform",
+            *key,
+            "is for TDs only; give tdx=on too, or leave it out",
+        ));
+    }
+    match cpus.tsc_khz {
+        Some(khz) => Err(ConfigError::option(
+            "--cpus",
+            format!("tsc_khz={khz}"),
+            "is for TDs only; an ordinary VM has the host's TSC frequency",
+        )),
+        None => Ok(()),
+    }
+}
+
+fn attributes(platform: &PlatformConfig) -> Result<TdAttributes, ConfigError> {
+    let mut wanted = match platform.sept_ve_disable {
+        Some(false) => TdAttributes::DEFAULT.without(TdAttributes::SEPT_VE_DISABLE),
+        _ => TdAttributes::DEFAULT,
+    };
+    for name in platform
+        .attributes
+        .iter()
+        .flat_map(|names| names.split('+'))
+    {
+        let Some(one) = TdAttributes::by_name(name) else {
+            let problem = "is no TD attribute; names are such as debug, pks, perfmon, migratable";
+            return Err(wrong("attributes", name, problem));
+        };
+        wanted = wanted.with(one);
+    }
+    Ok(wanted)
+}
+
+fn xfam(platform: &PlatformConfig) -> Result<XfamChoice, ConfigError> {
+    let Some(text) = &platform.xfam else {
+        return Ok(XfamChoice::FromCpuid);
+    };
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    u64::from_str_radix(digits, 16)
+        .map(|bits| XfamChoice::Exactly(Xfam(bits)))
+        .map_err(|_| wrong("xfam", text, "is no number in hex, such as 0xe7"))
+}
+
+fn gpaw(bits: u8) -> Result<Gpaw, ConfigError> {
+    Gpaw::from_bits(bits.into()).ok_or_else(|| wrong("gpaw", &bits.to_string(), "is not 48 or 52"))
+}
+
+fn tsc(khz: u32) -> Result<TscFrequency, ConfigError> {
+    TscFrequency::from_khz(khz)
+        .map_err(|error| ConfigError::option("--cpus", format!("tsc_khz={khz}"), error.to_string()))
+}
+
+fn wrong(key: &str, value: &str, problem: &str) -> ConfigError {
+    ConfigError::option("--platform", format!("{key}={value}"), problem)
+}
+
+fn chain(error: &IdentityError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,84 @@
+//! Making a vCPU thread leave `KVM_RUN`.
+//!
+//! A kick sets `immediate_exit` in the vCPU's run page and then sends a signal whose handler does
+//! nothing. Inside `KVM_RUN` the signal ends it; outside, the flag makes the next `KVM_RUN` return at
+//! once. So no kick is lost, whenever it comes. KVM: Documentation/virt/kvm/api.rst, 5, immediate_exit.
+
+#![expect(
+    unsafe_code,
+    reason = "a signal handler, and a flag in memory shared with the kernel"
+)]
+
+use std::os::unix::thread::JoinHandleExt;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread::JoinHandle;
+
+use kvm_ioctls::VcpuFd;
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+
+use super::KvmError;
+
+extern "C" fn ignore(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+
+fn kick_signal() -> libc::c_int {
+    SIGRTMIN()
+}
+
+/// Makes kicks harmless outside of `KVM_RUN`. Called once, before the first vCPU thread starts.
+///
+/// # Errors
+///
+/// If the handler cannot be installed.
+pub fn prepare() -> Result<(), KvmError> {
+    register_signal_handler(kick_signal(), ignore).map_err(|errno| KvmError::Call {
+        call: "sigaction",
+        source: std::io::Error::from_raw_os_error(errno.errno()),
+    })
+}
+
+/// Where the `immediate_exit` flag of a vCPU stands. Taken from the vCPU before it moves to its thread.
+#[derive(Debug)]
+pub struct ExitFlag(NonNull<u8>);
+
+// SAFETY: the byte is only accessed atomically, by any number of threads, and by the kernel.
+unsafe impl Send for ExitFlag {}
+
+impl ExitFlag {
+    /// The flag of `vcpu`. It stays where it is when `vcpu` moves: the run page is a mapping of its own.
+    pub fn of(vcpu: &mut VcpuFd) -> Self {
+        Self(NonNull::from(&mut vcpu.get_kvm_run().immediate_exit))
+    }
+}
+
+/// A vCPU thread that can be kicked, and gives its vCPU back when joined.
+#[derive(Debug)]
+pub struct KickableThread<T> {
+    thread: JoinHandle<(VcpuFd, T)>,
+    flag: ExitFlag,
+}
+
+impl<T> KickableThread<T> {
+    /// Pairs a thread with the flag of the vCPU that it runs and returns.
+    pub fn new(thread: JoinHandle<(VcpuFd, T)>, flag: ExitFlag) -> Self {
+        Self { thread, flag }
+    }
+
+    /// Makes the thread leave `KVM_RUN`, now or at its next entry.
+    pub fn kick(&self) {
+        // SAFETY: the byte lies in the run page, which is mapped until the `VcpuFd` is dropped. The thread
+        // owns that and returns it through `join`, which takes `self`, so it has not been dropped. A byte
+        // is always aligned. This process accesses it only here and, while it is in no `KVM_RUN`, through
+        // the vCPU's own thread (see `vcpu::KvmVcpu::enter`), atomically as well.
+        let flag = unsafe { AtomicU8::from_ptr(self.flag.0.as_ptr()) };
+        flag.store(1, Ordering::Release);
+        // SAFETY: the thread has not been joined, as joining takes `self`; so its id is valid. The
+        // signal's handler was installed by `prepare` and does nothing.
+        unsafe { libc::pthread_kill(self.thread.as_pthread_t(), kick_signal()) };
+    }
+
+    /// Waits for the thread, which must have been told to end.
+    pub fn join(self) -> Option<T> {
+        self.thread.join().ok().map(|(_vcpu, outcome)| outcome)
+    }
+}

@@ -1,0 +1,205 @@
+//! Memory slots: which host memory backs which guest-physical addresses.
+
+#![expect(
+    unsafe_code,
+    reason = "slots and madvise give the kernel host addresses"
+)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use kvm_bindings::{
+    KVM_MEM_GUEST_MEMFD, KVM_MEMORY_ATTRIBUTE_PRIVATE, kvm_memory_attributes,
+    kvm_userspace_memory_region, kvm_userspace_memory_region2,
+};
+use kvm_ioctls::VmFd;
+use tdvmm_arch::{Gpa, GpaRange};
+use tdvmm_tdx::exit::Visibility;
+use tdvmm_tdx::ioctl::create_guest_memfd;
+use vm_memory::{
+    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+};
+use vmm_sys_util::fallocate::{FallocateMode, fallocate};
+
+use super::KvmError;
+use crate::memory::convert::Backings;
+
+/// The right to add memory to one VM. It keeps what it added mapped for as long as the VM lives.
+#[derive(Debug)]
+pub struct MemorySlots {
+    vm: Arc<VmFd>,
+    backing: Vec<GuestMemoryMmap>,
+    next: u32,
+}
+
+impl MemorySlots {
+    pub(super) fn new(vm: Arc<VmFd>) -> Self {
+        Self {
+            vm,
+            backing: Vec::new(),
+            next: 0,
+        }
+    }
+
+    /// Adds every region of `memory` to the guest.
+    ///
+    /// # Errors
+    ///
+    /// If KVM refuses one: too large for the host's physical addresses, or overlapping another.
+    pub fn add(&mut self, memory: &GuestMemoryMmap) -> Result<(), KvmError> {
+        // Kept from here on, so that a slot never outlives its memory, even when a later one fails.
+        self.backing.push(memory.clone());
+        for region in memory.iter() {
+            let slot = kvm_userspace_memory_region {
+                slot: self.next,
+                flags: 0,
+                guest_phys_addr: region.start_addr().0,
+                memory_size: region.len(),
+                userspace_addr: region.as_ptr() as u64,
+            };
+            // SAFETY: `userspace_addr` and `memory_size` are the bounds of a mapping that `backing` keeps
+            // for as long as this object lives, and only vCPU threads let a guest use it, whose owner
+            // (`VcpuThreads`) joins them before it drops this object. Guest memory is only reached through
+            // volatile accesses, so the guest may write to it at any time. Slot numbers are not used twice,
+            // so no slot in use is replaced.
+            unsafe { self.vm.set_user_memory_region(slot) }
+                .map_err(KvmError::call("KVM_SET_USER_MEMORY_REGION"))?;
+            self.next += 1;
+        }
+        Ok(())
+    }
+
+    /// Adds every region of `memory` to a TD, each with guest_memfd for its private side, and makes all of
+    /// it private.
+    ///
+    /// # Errors
+    ///
+    /// If KVM refuses.
+    pub fn add_td(&mut self, memory: &GuestMemoryMmap) -> Result<TdBackings, KvmError> {
+        self.backing.push(memory.clone());
+        let mut parts = Vec::new();
+        for region in memory.iter() {
+            let failed = |call| move |source| KvmError::Call { call, source };
+            let private = create_guest_memfd(&self.vm, region.len())
+                .map(File::from)
+                .map_err(failed("KVM_CREATE_GUEST_MEMFD"))?;
+            let range =
+                GpaRange::from_len(Gpa(region.start_addr().0), region.len()).unwrap_or_default();
+            let slot = kvm_userspace_memory_region2 {
+                slot: self.next,
+                flags: KVM_MEM_GUEST_MEMFD,
+                guest_phys_addr: range.start().0,
+                memory_size: range.len(),
+                userspace_addr: region.as_ptr() as u64,
+                guest_memfd_offset: 0,
+                guest_memfd: private.as_raw_fd().cast_unsigned(),
+                ..Default::default()
+            };
+            // SAFETY: as in `add`; the guest_memfd has the slot's size, and KVM keeps a reference to it.
+            unsafe { self.vm.set_user_memory_region2(slot) }
+                .map_err(KvmError::call("KVM_SET_USER_MEMORY_REGION2"))?;
+            self.next += 1;
+            parts.push(TdRange { range, private });
+        }
+        let backings = TdBackings {
+            vm: Arc::clone(&self.vm),
+            shared: memory.clone(),
+            parts,
+        };
+        for part in &backings.parts {
+            backings
+                .set_visibility(part.range, Visibility::Private)
+                .map_err(|source| KvmError::Call {
+                    call: "KVM_SET_MEMORY_ATTRIBUTES",
+                    source,
+                })?;
+        }
+        Ok(backings)
+    }
+}
+
+/// Both sides of a TD's memory.
+#[derive(Debug)]
+pub struct TdBackings {
+    vm: Arc<VmFd>,
+    shared: GuestMemoryMmap,
+    parts: Vec<TdRange>,
+}
+
+#[derive(Debug)]
+struct TdRange {
+    range: GpaRange,
+    /// The guest_memfd of the range, from its start.
+    private: File,
+}
+
+impl TdBackings {
+    fn part(&self, range: GpaRange) -> io::Result<&TdRange> {
+        let part = self
+            .parts
+            .iter()
+            .find(|part| part.range.contains_range(range));
+        part.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
+    }
+
+    fn region(&self, range: GpaRange) -> io::Result<(&GuestRegionMmap, usize, usize)> {
+        let region = self.shared.find_region(GuestAddress(range.start().0));
+        let (Some(region), Ok(len)) = (region, usize::try_from(range.len())) else {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        };
+        let offset = range.start().0 - region.start_addr().0;
+        let left = region.len() - offset;
+        match usize::try_from(offset) {
+            Ok(offset) if range.len() <= left => Ok((region, offset, len)),
+            _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        }
+    }
+}
+
+impl Backings for TdBackings {
+    fn set_visibility(&self, range: GpaRange, to: Visibility) -> io::Result<()> {
+        let attributes = match to {
+            Visibility::Private => u64::from(KVM_MEMORY_ATTRIBUTE_PRIVATE),
+            Visibility::Shared => 0,
+        };
+        self.vm
+            .set_memory_attributes(kvm_memory_attributes {
+                address: range.start().0,
+                size: range.len(),
+                attributes,
+                flags: 0,
+            })
+            .map_err(io::Error::from)
+    }
+
+    fn discard(&self, range: GpaRange, side: Visibility) -> io::Result<()> {
+        match side {
+            Visibility::Private => {
+                let part = self.part(range)?;
+                let offset = range.start().0 - part.range.start().0;
+                fallocate(
+                    &part.private,
+                    FallocateMode::PunchHole,
+                    true,
+                    offset,
+                    range.len(),
+                )
+                .map_err(io::Error::from)
+            }
+            Visibility::Shared => {
+                let (region, offset, len) = self.region(range)?;
+                // SAFETY: `region` found the offset and the length to lie in the region's mapping.
+                let start = unsafe { region.as_ptr().add(offset) };
+                // SAFETY: the bytes from `start` are whole pages of an anonymous private mapping that
+                // `region` keeps. Nothing in this process relies on their contents: guest memory is only
+                // read through volatile accesses, as memory that changes at any time.
+                match unsafe { libc::madvise(start.cast(), len, libc::MADV_DONTNEED) } {
+                    0 => Ok(()),
+                    _ => Err(io::Error::last_os_error()),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! What the main thread waits for: the ending, signals, and input for the serial port.
+
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use thiserror::Error;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::ending::{Ending, EndingCell};
+use crate::serial::backend::ClientSink;
+use crate::serial::input::{CHUNK, Input};
+use crate::serial::terminal::EscapeFilter;
+
+/// The signals that end the machine in an orderly way.
+const ENDING_SIGNALS: [Signal; 4] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+];
+
+const ENDING: u32 = 0;
+const SIGNAL: u32 = 1;
+const STDIN: u32 = 2;
+const LISTENER: u32 = 3;
+const CLIENT: u32 = 4;
+const DRAINED: u32 = 5;
+
+/// The main loop cannot be set up or go on.
+#[derive(Debug, Error)]
+pub enum LoopError {
+    /// A file descriptor cannot be made or waited for.
+    #[error("cannot {what}")]
+    Setup {
+        /// What was to be done.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Waiting failed.
+    #[error("cannot wait for events: {0}")]
+    Wait(event_manager::Error),
+}
+
+/// Blocks the ending signals in this thread and those that it starts, and gives them as a descriptor.
+///
+/// # Errors
+///
+/// If the kernel refuses.
+pub fn take_signals() -> Result<SignalFd, LoopError> {
+    let failed = |source: nix::Error| LoopError::Setup {
+        what: "take over signals",
+        source: source.into(),
+    };
+    let set: SigSet = ENDING_SIGNALS.into_iter().collect();
+    set.thread_block().map_err(failed)?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(failed)
+}
+
+/// Where input for the serial port comes from.
+#[derive(Debug)]
+pub enum InputSource {
+    /// There is none.
+    None,
+    /// Standard input; a terminal has an escape key.
+    Stdin {
+        /// Where it goes.
+        input: Input,
+        /// Readable when the guest has read all of it.
+        drained: EventFd,
+        /// Set when it is a terminal.
+        escape: Option<EscapeFilter>,
+    },
+    /// Whoever connects to a socket.
+    Socket {
+        /// Where it goes.
+        input: Input,
+        /// Readable when the guest has read all of it.
+        drained: EventFd,
+        /// The socket.
+        listener: UnixListener,
+        /// Where output for the client goes.
+        sink: ClientSink,
+        /// The client that is connected.
+        client: Option<UnixStream>,
+    },
+}
+
+struct MainLoop {
+    endings: Arc<EndingCell>,
+    signals: SignalFd,
+    source: InputSource,
+}
+
+/// Waits until the machine has ended.
+///
+/// # Errors
+///
+/// If waiting fails.
+pub fn wait_for_end(
+    endings: &Arc<EndingCell>,
+    signals: SignalFd,
+    source: InputSource,
+) -> Result<Ending, LoopError> {
+    let mut manager = EventManager::new().map_err(LoopError::Wait)?;
+    manager.add_subscriber(MainLoop {
+        endings: Arc::clone(endings),
+        signals,
+        source,
+    });
+    loop {
+        if let Some(ending) = endings.get() {
+            return Ok(ending.clone());
+        }
+        manager.run().map_err(LoopError::Wait)?;
+    }
+}
+
+impl MainLoop {
+    fn on_signal(&self) {
+        if let Ok(Some(signal)) = self.signals.read_signal() {
+            self.endings
+                .end(Ending::Signal(signal.ssi_signo.cast_signed()));
+        }
+    }
+
+    fn on_stdin(&mut self, ops: &mut EventOps) {
+        let InputSource::Stdin { input, escape, .. } = &mut self.source else {
+            return;
+        };
+        let mut typed = [0; CHUNK];
+        let stdin = io::stdin();
+        match stdin.lock().read(&mut typed) {
+            Ok(0) => ignore(ops, stdin.as_raw_fd(), STDIN),
+            Ok(len) => {
+                let typed = typed.get(..len).unwrap_or_default();
+                let mut passed = Vec::new();
+                let ends = escape
+                    .as_mut()
+                    .is_some_and(|filter| filter.feed(typed, &mut passed));
+                let bytes = if escape.is_some() { &passed } else { typed };
+                if !input.offer(bytes) {
+                    // Until the guest has caught up (`on_drained`).
+                    ignore(ops, stdin.as_raw_fd(), STDIN);
+                }
+                if ends {
+                    self.endings.end(Ending::Operator);
+                }
+            }
+            Err(error) if is_transient(&error) => {}
+            Err(_) => ignore(ops, stdin.as_raw_fd(), STDIN),
+        }
+    }
+
+    fn on_connection(&mut self, ops: &mut EventOps) {
+        let InputSource::Socket {
+            listener,
+            client,
+            sink,
+            ..
+        } = &mut self.source
+        else {
+            return;
+        };
+        let Ok((stream, _)) = listener.accept() else {
+            return;
+        };
+        if client.is_some() {
+            // One client at a time; the newcomer sees its connection closed at once.
+            return;
+        }
+        let ours = stream
+            .set_nonblocking(true)
+            .and_then(|()| stream.try_clone());
+        if let Ok(ours) = ours
+            && watch(ops, &stream, CLIENT).is_ok()
+        {
+            sink.connect(ours);
+            *client = Some(stream);
+        }
+    }
+
+    fn on_client(&mut self, ops: &mut EventOps) {
+        let InputSource::Socket {
+            client,
+            input,
+            sink,
+            ..
+        } = &mut self.source
+        else {
+            return;
+        };
+        let Some(stream) = client else { return };
+        let mut sent = [0; CHUNK];
+        match stream.read(&mut sent) {
+            Ok(len) if len > 0 => {
+                if !input.offer(sent.get(..len).unwrap_or_default()) {
+                    ignore(ops, stream.as_raw_fd(), CLIENT);
+                }
+            }
+            Err(error) if is_transient(&error) => {}
+            _ => {
+                ignore(ops, stream.as_raw_fd(), CLIENT);
+                sink.disconnect();
+                *client = None;
+            }
+        }
+    }
+
+    fn on_drained(&mut self, ops: &mut EventOps) {
+        match &mut self.source {
+            InputSource::None => {}
+            InputSource::Stdin { input, drained, .. } => {
+                let _ = drained.read();
+                if input.advance() {
+                    // Refused when it is being watched already, which is what is wanted.
+                    let _ = watch(ops, &io::stdin(), STDIN);
+                }
+            }
+            InputSource::Socket {
+                input,
+                drained,
+                client,
+                ..
+            } => {
+                let _ = drained.read();
+                if input.advance()
+                    && let Some(client) = client
+                {
+                    let _ = watch(ops, client, CLIENT);
+                }
+            }
+        }
+    }
+}
+
+impl MutEventSubscriber for MainLoop {
+    fn init(&mut self, ops: &mut EventOps) {
+        // None of these can fail but for want of memory; a standard input that cannot be waited for (a
+        // regular file, /dev/null) gives the guest no input.
+        let mut watched = vec![
+            watch(ops, self.endings.wake(), ENDING),
+            watch(ops, &self.signals, SIGNAL),
+        ];
+        match &self.source {
+            InputSource::None => {}
+            InputSource::Stdin { drained, .. } => {
+                let _ = watch(ops, &io::stdin(), STDIN);
+                watched.push(watch(ops, drained, DRAINED));
+            }
+            InputSource::Socket {
+                listener, drained, ..
+            } => {
+                watched.push(watch(ops, listener, LISTENER));
+                watched.push(watch(ops, drained, DRAINED));
+            }
+        }
+        for error in watched.into_iter().filter_map(Result::err) {
+            log::error!("cannot wait for an event: {error}");
+        }
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        match events.data() {
+            SIGNAL => self.on_signal(),
+            STDIN => self.on_stdin(ops),
+            LISTENER => self.on_connection(ops),
+            CLIENT => self.on_client(ops),
+            DRAINED => self.on_drained(ops),
+            // ENDING only has to wake the loop, which looks for the ending itself.
+            _ => {}
+        }
+    }
+}
+
+fn watch(ops: &mut EventOps, fd: &impl AsRawFd, token: u32) -> event_manager::Result<()> {
+    ops.add(Events::with_data_raw(fd.as_raw_fd(), token, EventSet::IN))
+}
+
+fn ignore(ops: &mut EventOps, fd: RawFd, token: u32) {
+    // Refused when it is not being watched, which is what is wanted.
+    let _ = ops.remove(Events::with_data_raw(fd, token, EventSet::IN));
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+    )
+}

@@ -1,0 +1,8 @@
+//! The machine: wiring, launch, and the main thread's work until the end.
+
+pub mod board;
+pub mod events;
+pub mod launch_plain;
+pub mod launch_td;
+pub mod run;
+pub mod td_services;

@@ -1,0 +1,306 @@
+//! Conversion of pages between private and shared, at the guest's word.
+//!
+//! Order, for the reasons in ARCHITECTURE.md, "Page states":
+//!
+//! - to private: mark (so that no new request of a device gets in), tell KVM, discard the shared side;
+//! - to shared: tell KVM, discard the private side, mark.
+//!
+//! The answer to the guest comes after all of it. Conversions of distinct 2 MiB blocks run side by side;
+//! those of one block take turns. No lock is held while a device works.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use tdvmm_arch::addr::LARGE_PAGE_SIZE;
+use tdvmm_arch::{Gpa, GpaRange};
+use tdvmm_devices::dma::PageState;
+use tdvmm_tdx::exit::{MapGpaStatus, Visibility};
+
+use super::pages::PageBits;
+
+/// Locks, one of which serves each 2 MiB block.
+const STRIPES: usize = 64;
+
+/// The two backings of a TD's memory, and what KVM is told of them.
+pub trait Backings: Debug + Send + Sync {
+    /// Tells KVM which side the pages of `range` are on.
+    ///
+    /// # Errors
+    ///
+    /// KVM's.
+    fn set_visibility(&self, range: GpaRange, to: Visibility) -> io::Result<()>;
+
+    /// Gives the memory of one side of `range` back to the host. `range` lies in one range of memory.
+    ///
+    /// # Errors
+    ///
+    /// The host's.
+    fn discard(&self, range: GpaRange, side: Visibility) -> io::Result<()>;
+}
+
+/// The memory of a TD, convertible.
+#[derive(Debug)]
+pub struct TdMemory<B> {
+    ranges: Vec<GpaRange>,
+    bits: PageBits,
+    backings: B,
+    /// Leaf locks: taken one at a time, held while KVM converts one block.
+    stripes: [Mutex<()>; STRIPES],
+}
+
+impl<B: Backings> TdMemory<B> {
+    /// The memory at `ranges`, all of it private, as it has been told to KVM.
+    pub fn new(ranges: Vec<GpaRange>, backings: B) -> Self {
+        let bits = PageBits::new(ranges.iter().copied());
+        Self {
+            ranges,
+            bits,
+            backings,
+            stripes: std::array::from_fn(|_| Mutex::default()),
+        }
+    }
+
+    /// Converts the pages of `range`, as a guest may ask at any time and of any range.
+    ///
+    /// What is no memory is shared anyway: asking for that is granted, asking for the opposite refused.
+    pub fn convert(&self, range: GpaRange, to: Visibility) -> MapGpaStatus {
+        if to == Visibility::Private && !self.is_memory(range) {
+            return MapGpaStatus::Invalid;
+        }
+        for memory in &self.ranges {
+            let start = range.start().max(memory.start());
+            let end = range.end().min(memory.end());
+            let mut at = start;
+            while at < end {
+                let next = Gpa((at.0 | (LARGE_PAGE_SIZE - 1)).saturating_add(1)).min(end);
+                let Some(block) = GpaRange::new(at, next) else {
+                    break;
+                };
+                if let Err(error) = self.convert_block(block, to) {
+                    return self.failed(block, to, &error);
+                }
+                at = next;
+            }
+        }
+        MapGpaStatus::Done
+    }
+
+    /// Whether all of `range` is memory.
+    #[must_use]
+    pub fn is_memory(&self, range: GpaRange) -> bool {
+        self.ranges
+            .iter()
+            .any(|memory| memory.contains_range(range))
+    }
+
+    fn convert_block(&self, block: GpaRange, to: Visibility) -> io::Result<()> {
+        let number = usize::try_from(block.start().0 / LARGE_PAGE_SIZE).unwrap_or(0);
+        let stripe = &self.stripes[number % STRIPES];
+        let _turn = stripe.lock().unwrap_or_else(PoisonError::into_inner);
+        match to {
+            Visibility::Private => {
+                self.bits.mark_private(block);
+                self.backings.set_visibility(block, to)?;
+                self.backings.discard(block, Visibility::Shared)
+            }
+            Visibility::Shared => {
+                self.backings.set_visibility(block, to)?;
+                self.backings.discard(block, Visibility::Private)?;
+                self.bits.mark_shared(block);
+                Ok(())
+            }
+        }
+    }
+
+    fn failed(&self, block: GpaRange, to: Visibility, error: &io::Error) -> MapGpaStatus {
+        match error.raw_os_error() {
+            Some(libc::EINTR | libc::EAGAIN | libc::EBUSY) => MapGpaStatus::Retry,
+            _ => {
+                log::warn!(target: "conversion", "cannot make {block} {to:?}: {error}");
+                MapGpaStatus::Invalid
+            }
+        }
+    }
+}
+
+impl<B: Backings> PageState for TdMemory<B> {
+    fn is_shared(&self, range: Range<u64>) -> bool {
+        self.bits.is_shared(range)
+    }
+
+    fn generation(&self) -> u64 {
+        self.bits.generation()
+    }
+
+    fn discard_private(&self, range: Range<u64>) {
+        use tdvmm_arch::addr::PAGE_SIZE;
+        let mut page = range.start & !(PAGE_SIZE - 1);
+        while page < range.end {
+            let Some(one) = GpaRange::from_len(Gpa(page), PAGE_SIZE) else {
+                return;
+            };
+            if self.is_memory(one) {
+                let number = usize::try_from(page / LARGE_PAGE_SIZE).unwrap_or(0);
+                let stripe = &self.stripes[number % STRIPES];
+                // In turn with conversions, so that a page that has just become shared is not emptied.
+                let _turn = stripe.lock().unwrap_or_else(PoisonError::into_inner);
+                if !self.bits.is_shared(one.start().0..one.end().0) {
+                    let _ = self.backings.discard(one, Visibility::Shared);
+                }
+            }
+            page += PAGE_SIZE;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI32, Ordering};
+
+    use tdvmm_arch::addr::PAGE_SIZE;
+
+    use super::*;
+
+    const RAM: GpaRange = GpaRange::constant(0, 8 << 20);
+
+    #[derive(Debug, PartialEq, Eq, Clone, Copy)]
+    enum Call {
+        Set(GpaRange, Visibility),
+        Discard(GpaRange, Visibility),
+    }
+
+    #[derive(Debug, Default)]
+    struct Recorder {
+        calls: Mutex<Vec<Call>>,
+        errno: AtomicI32,
+    }
+
+    impl Recorder {
+        fn take(&self) -> Vec<Call> {
+            std::mem::take(&mut self.calls.lock().unwrap())
+        }
+    }
+
+    impl Backings for &Recorder {
+        fn set_visibility(&self, range: GpaRange, to: Visibility) -> io::Result<()> {
+            self.calls.lock().unwrap().push(Call::Set(range, to));
+            match self.errno.load(Ordering::Relaxed) {
+                0 => Ok(()),
+                errno => Err(io::Error::from_raw_os_error(errno)),
+            }
+        }
+        fn discard(&self, range: GpaRange, side: Visibility) -> io::Result<()> {
+            self.calls.lock().unwrap().push(Call::Discard(range, side));
+            Ok(())
+        }
+    }
+
+    fn pages(first: u64, count: u64) -> GpaRange {
+        GpaRange::constant(first * PAGE_SIZE, count * PAGE_SIZE)
+    }
+
+    #[test]
+    fn each_direction_discards_the_other_side() {
+        let recorder = Recorder::default();
+        let memory = TdMemory::new(vec![RAM], &recorder);
+        let range = pages(3, 4);
+        assert_eq!(
+            memory.convert(range, Visibility::Shared),
+            MapGpaStatus::Done
+        );
+        let shared = [
+            Call::Set(range, Visibility::Shared),
+            Call::Discard(range, Visibility::Private),
+        ];
+        assert_eq!(recorder.take(), shared);
+        assert!(memory.is_shared(3 * PAGE_SIZE..7 * PAGE_SIZE));
+        assert_eq!(
+            memory.convert(range, Visibility::Private),
+            MapGpaStatus::Done
+        );
+        let private = [
+            Call::Set(range, Visibility::Private),
+            Call::Discard(range, Visibility::Shared),
+        ];
+        assert_eq!(recorder.take(), private);
+        assert!(!memory.is_shared(3 * PAGE_SIZE..4 * PAGE_SIZE));
+        assert_eq!(memory.generation(), 1);
+    }
+
+    #[test]
+    fn what_is_no_memory_can_only_be_shared() {
+        let recorder = Recorder::default();
+        let memory = TdMemory::new(vec![RAM], &recorder);
+        let hole = GpaRange::constant(0xe000_0000, 0x1000);
+        assert_eq!(memory.convert(hole, Visibility::Shared), MapGpaStatus::Done);
+        assert_eq!(
+            memory.convert(hole, Visibility::Private),
+            MapGpaStatus::Invalid
+        );
+        let across = GpaRange::constant((8 << 20) - 0x1000, 0x2000);
+        assert_eq!(
+            memory.convert(across, Visibility::Private),
+            MapGpaStatus::Invalid
+        );
+        assert_eq!(recorder.take(), []);
+        assert_eq!(
+            memory.convert(across, Visibility::Shared),
+            MapGpaStatus::Done
+        );
+        assert_eq!(recorder.take().len(), 2);
+    }
+
+    #[test]
+    fn page_stays_refused_to_devices_when_kvm_does_not_convert_it() {
+        let recorder = Recorder::default();
+        let memory = TdMemory::new(vec![RAM], &recorder);
+        recorder.errno.store(libc::EAGAIN, Ordering::Relaxed);
+        assert_eq!(
+            memory.convert(pages(0, 1), Visibility::Shared),
+            MapGpaStatus::Retry
+        );
+        assert!(!memory.is_shared(0..PAGE_SIZE));
+        recorder.errno.store(libc::ENOMEM, Ordering::Relaxed);
+        assert_eq!(
+            memory.convert(pages(0, 1), Visibility::Shared),
+            MapGpaStatus::Invalid
+        );
+        assert!(!memory.is_shared(0..PAGE_SIZE));
+    }
+
+    #[test]
+    fn large_range_is_converted_block_by_block() {
+        let recorder = Recorder::default();
+        let memory = TdMemory::new(vec![RAM], &recorder);
+        let range = pages(511, 514);
+        assert_eq!(
+            memory.convert(range, Visibility::Shared),
+            MapGpaStatus::Done
+        );
+        let blocks: Vec<_> = recorder
+            .take()
+            .into_iter()
+            .filter_map(|call| match call {
+                Call::Set(range, _) => Some(range),
+                Call::Discard(..) => None,
+            })
+            .collect();
+        assert_eq!(blocks, [pages(511, 1), pages(512, 512), pages(1024, 1)]);
+    }
+
+    #[test]
+    fn late_write_into_a_private_page_is_given_back_and_a_shared_page_is_left() {
+        let recorder = Recorder::default();
+        let memory = TdMemory::new(vec![RAM], &recorder);
+        assert_eq!(
+            memory.convert(pages(1, 1), Visibility::Shared),
+            MapGpaStatus::Done
+        );
+        recorder.take();
+        memory.discard_private(100..3 * PAGE_SIZE);
+        let gone = [pages(0, 1), pages(2, 1)].map(|page| Call::Discard(page, Visibility::Shared));
+        assert_eq!(recorder.take(), gone);
+    }
+}

@@ -1,0 +1,96 @@
+//! One thread per vCPU: started together, told to stop, kicked, joined.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kvm_ioctls::VcpuFd;
+use tdvmm_arch::VcpuId;
+
+use super::run_loop::{self, Buses};
+use crate::ending::{Ending, EndingCell};
+use crate::kvm::kick::{ExitFlag, KickableThread};
+use crate::kvm::slots::MemorySlots;
+use crate::kvm::vcpu::KvmVcpu;
+
+/// A vCPU thread does little but system calls, and the deepest handler needs some KiB.
+const STACK_SIZE: usize = 256 << 10;
+
+/// The running vCPUs of a machine. Dropping it stops them, and then lets go of the guest's memory.
+#[derive(Debug)]
+pub struct VcpuThreads {
+    threads: Vec<KickableThread<()>>,
+    stop: Arc<AtomicBool>,
+    _slots: MemorySlots,
+}
+
+impl VcpuThreads {
+    /// Starts one thread for each of `vcpus`, in order of their numbers; `slots` is their memory.
+    ///
+    /// A vCPU that ends the machine tells `endings`, and its thread ends.
+    ///
+    /// # Errors
+    ///
+    /// If a thread cannot be started; those that were are stopped again.
+    pub fn start(
+        vcpus: Vec<VcpuFd>,
+        slots: MemorySlots,
+        buses: &Arc<Buses>,
+        endings: &Arc<EndingCell>,
+    ) -> std::io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads = Vec::with_capacity(vcpus.len());
+        let mut started = Self {
+            threads,
+            stop,
+            _slots: slots,
+        };
+        for (number, mut vcpu) in (0_u32..).zip(vcpus) {
+            let flag = ExitFlag::of(&mut vcpu);
+            let work = Work {
+                id: VcpuId(number),
+                buses: Arc::clone(buses),
+                endings: Arc::clone(endings),
+                stop: Arc::clone(&started.stop),
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("tdvmm-vcpu{number}"))
+                .stack_size(STACK_SIZE)
+                .spawn(move || work.run(vcpu))?;
+            started.threads.push(KickableThread::new(thread, flag));
+        }
+        Ok(started)
+    }
+}
+
+impl Drop for VcpuThreads {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.threads.iter().for_each(KickableThread::kick);
+        self.threads.drain(..).for_each(|thread| {
+            thread.join();
+        });
+    }
+}
+
+struct Work {
+    id: VcpuId,
+    buses: Arc<Buses>,
+    endings: Arc<EndingCell>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Work {
+    fn run(self, vcpu: VcpuFd) -> (VcpuFd, ()) {
+        let mut vcpu = KvmVcpu::new(vcpu);
+        let outcome = run_loop::run(&mut vcpu, self.id.0, &self.buses, &self.stop);
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(ending)) => self.endings.end(ending),
+            Err(error) => self.endings.end(Ending::UnexpectedExit {
+                vcpu: self.id.0,
+                report: format!("{error}: {}", error.0),
+            }),
+        }
+        (vcpu.into_fd(), ())
+    }
+}
