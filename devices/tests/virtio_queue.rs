@@ -355,6 +355,7 @@ fn ring_made_private_faults_at_the_next_batch() {
     assert_eq!(queue.begin_batch(), Ok(0));
     pages.make_private_from(driver.end() - 1);
     assert_eq!(queue.begin_batch(), Err(QueueFault::RingPrivate));
+    assert!(pages.discarded.load(Ordering::Relaxed) > 0);
     assert_eq!(queue.begin_batch(), Err(QueueFault::RingPrivate));
 }
 

@@ -201,6 +201,8 @@ impl Queue {
     #[cold]
     fn recheck_ring(&mut self, generation: u64) -> Result<(), QueueFault> {
         if !self.ring.is_shared(&self.map) {
+            // What was written to the used ring since then is given up again.
+            self.ring.discard_private(&self.map);
             return Err(QueueFault::RingPrivate);
         }
         self.generation = generation;

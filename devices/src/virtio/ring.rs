@@ -112,8 +112,8 @@ impl Ring {
         })
     }
 
-    /// Whether all three areas are still shared with the host.
-    pub fn is_shared(&self, map: &GuestMap) -> bool {
+    /// Start and length of the areas.
+    fn areas(&self) -> [(u64, u64); 3] {
         let [desc_len, avail_len, used_len] = area_lengths(self.size);
         let at = self.addresses;
         [
@@ -121,8 +121,19 @@ impl Ring {
             (at.avail, avail_len),
             (at.used, used_len),
         ]
-        .into_iter()
-        .all(|(start, len)| map.view().is_shared(start, len))
+    }
+
+    /// Whether all three areas are still shared with the host.
+    pub fn is_shared(&self, map: &GuestMap) -> bool {
+        let mut areas = self.areas().into_iter();
+        areas.all(|(start, len)| map.view().is_shared(start, len))
+    }
+
+    /// Gives up the shared side of what is no longer shared.
+    pub fn discard_private(&self, map: &GuestMap) {
+        for (start, len) in self.areas() {
+            map.view().discard_private(start..start.saturating_add(len));
+        }
     }
 
     #[inline]

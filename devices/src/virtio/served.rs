@@ -27,7 +27,7 @@ pub(super) enum Served {
 
 /// Serves the chains of one queue.
 pub(super) trait Server {
-    /// Where the next chain goes.
+    /// Where the next chain goes, and where it stays until [`Server::serve`] has returned `Done`.
     fn chain(&mut self) -> &mut Chain;
     /// Serves that chain.
     fn serve(&mut self) -> Result<Served, QueueFault>;
@@ -90,8 +90,9 @@ impl ServedQueue {
             while !stuck && self.queue.take(server.chain())? {
                 match server.serve()? {
                     Served::Done(written) => {
-                        let head = server.chain().head();
-                        self.queue.add_used(head, written);
+                        let chain = server.chain();
+                        chain.check_after_io()?;
+                        self.queue.add_used(chain.head(), written);
                     }
                     Served::Later => {}
                     Served::NotNow => {

@@ -92,7 +92,6 @@ impl Slot {
     pub fn chain_mut(&mut self) -> &mut Chain {
         self.pieces.clear();
         self.first = 0;
-        self.left = 0;
         &mut self.chain
     }
 

@@ -122,8 +122,8 @@ impl BlockWorker {
         self.served.queue.check_generation()?;
         while let Some((slot, result)) = server.uring.as_mut().and_then(Uring::reap) {
             if let Some((slot, status)) = server.go_on(slot, result) {
-                slot.chain().check_after_io()?;
                 let written = server.answer(&slot, status)?;
+                slot.chain().check_after_io()?;
                 self.served.queue.add_used(slot.chain().head(), written);
                 server.spare.push(slot);
             }
@@ -380,10 +380,8 @@ impl BlockServer {
         }
     }
 
-    fn answer_now(&mut self, status: Status) -> Result<Served, QueueFault> {
-        self.slot.chain().check_after_io()?;
-        let slot = &self.slot;
-        Ok(Served::Done(answer(&self.shared, slot, status)?))
+    fn answer_now(&self, status: Status) -> Result<Served, QueueFault> {
+        Ok(Served::Done(answer(&self.shared, &self.slot, status)?))
     }
 
     fn answer(&self, slot: &Slot, status: Status) -> Result<u32, QueueFault> {
