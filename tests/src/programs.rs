@@ -14,6 +14,8 @@ pub const TDVMM: (&str, &str) = ("tdvmm", "tdvmm");
 pub const L1_AGENT: (&str, &str) = ("tdvmm-tests", "tdvmm-l1-agent");
 /// Package and binary of the first process of a guest.
 pub const GUEST_INIT: (&str, &str) = ("tdvmm-tests", "tdvmm-guest-init");
+/// Package and binary of the program that probes KVM's TDX ABI in L1.
+pub const TDX_PROBE: (&str, &str) = ("tdvmm-tests", "tdvmm-tdx-probe");
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -29,24 +31,14 @@ pub fn target_dir() -> PathBuf {
 }
 
 /// Builds a program in release form and gives its path.
-pub fn build(program: (&str, &str)) -> Result<PathBuf> {
-    build_as(program, "release")
-}
-
-/// Builds a program with overflow checks and debug assertions and gives its path.
-pub fn build_checked(program: (&str, &str)) -> Result<PathBuf> {
-    build_as(program, "dev")
-}
-
-fn build_as((package, binary): (&str, &str), profile: &str) -> Result<PathBuf> {
+pub fn build((package, binary): (&str, &str)) -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .current_dir(workspace())
-        .args(["build", "--quiet", "--locked", "--profile", profile])
+        .args(["build", "--quiet", "--release", "--locked"])
         .args(["--package", package, "--bin", binary])
         .status()
         .context("cannot run cargo")?;
     ensure!(status.success(), "cannot build {binary}");
-    let folder = if profile == "dev" { "debug" } else { profile };
-    Ok(target_dir().join(TARGET).join(folder).join(binary))
+    Ok(target_dir().join(TARGET).join("release").join(binary))
 }

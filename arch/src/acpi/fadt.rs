@@ -31,7 +31,6 @@ mod flags {
     /// The RTC has no wake status in the fixed registers.
     pub const FIX_RTC: u32 = 1 << 6;
     /// The PM timer has 32 bits.
-    pub const TMR_VAL_EXT: u32 = 1 << 8;
     pub const RESET_REG_SUP: u32 = 1 << 10;
     pub const HW_REDUCED_ACPI: u32 = 1 << 20;
 }
@@ -41,7 +40,6 @@ const FLAGS: u32 = flags::WBINVD
     | flags::PWR_BUTTON
     | flags::SLP_BUTTON
     | flags::FIX_RTC
-    | flags::TMR_VAL_EXT
     | flags::RESET_REG_SUP
     | flags::HW_REDUCED_ACPI;
 

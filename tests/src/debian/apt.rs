@@ -240,9 +240,11 @@ fn mirror() -> Result<String> {
     if let Ok(mirror) = env::var("TDVMM_DEBIAN_MIRROR") {
         return Ok(mirror);
     }
+    // Without this option apt tells only of indexes that were fetched, in a fresh container none.
     let output = Command::new("apt-get")
         .args([
             "indextargets",
+            "--no-release-info",
             "--format",
             "$(RELEASE) $(COMPONENT) $(REPO_URI)",
         ])
@@ -271,14 +273,16 @@ fn choose_mirror(targets: &str, os_release: &str) -> Option<String> {
     let known = [
         "stable", "testing", "unstable", "sid", "trixie", "forky", "bookworm",
     ];
-    targets.lines().find_map(|line| {
+    let fitting = targets.lines().filter_map(|line| {
         let [release, component, uri] = line.split_whitespace().collect::<Vec<_>>()[..] else {
             return None;
         };
         let release_fits = own.as_deref() == Some(release) || known.contains(&release);
         let fits = is_debian && component == "main" && release_fits && !uri.contains("security");
         fits.then(|| uri.to_owned())
-    })
+    });
+    // Another archive may use the same release names: the distribution's own path goes first.
+    fitting.min_by_key(|uri| !uri.contains("/debian"))
 }
 
 /// One stanza of `apt-cache show`.
@@ -318,6 +322,14 @@ mod tests {
         let targets = "cloud main http://x.example/apt/\n\
                        bookworm-security main http://m.example/debian-security/\n\
                        bookworm contrib http://m.example/debian/\n\
+                       bookworm main http://m.example/debian/\n";
+        let mirror = choose_mirror(targets, DEBIAN);
+        assert_eq!(mirror.as_deref(), Some("http://m.example/debian/"));
+    }
+
+    #[test]
+    fn mirror_with_the_own_path_goes_before_another_archive() {
+        let targets = "bookworm main http://x.example/tools/\n\
                        bookworm main http://m.example/debian/\n";
         let mirror = choose_mirror(targets, DEBIAN);
         assert_eq!(mirror.as_deref(), Some("http://m.example/debian/"));

@@ -15,7 +15,7 @@ use super::kmsg;
 use super::protocol::{Answer, Event, Outcome, Request, Streams, receive, send};
 
 /// An L1 that says nothing for so long did not come up (typical: 4 to 8 s).
-const UP_WAIT: Duration = Duration::from_secs(90);
+const UP_WAIT: Duration = Duration::from_secs(120);
 /// How long the agent may take to answer (under load; typical: a millisecond).
 const ANSWER_WAIT: Duration = Duration::from_secs(60);
 /// How long L1 may take to power off.
@@ -502,4 +502,24 @@ fn time_of(run: &Run, at: usize) -> Duration {
     run.times
         .get(piece.saturating_sub(1))
         .map_or(Duration::ZERO, |(_, time)| *time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_of_a_text_is_that_of_the_piece_it_begins_in() {
+        let times = vec![(0, Duration::from_secs(1)), (4, Duration::from_secs(2))];
+        let run = Run {
+            output: b"abcdefgh".to_vec(),
+            times,
+            ..Run::default()
+        };
+        let at = |text: &[u8]| find(&run.output, text).map(|at| time_of(&run, at));
+        assert_eq!(at(b"abc"), Some(Duration::from_secs(1)));
+        assert_eq!(at(b"de"), Some(Duration::from_secs(1)));
+        assert_eq!(at(b"ef"), Some(Duration::from_secs(2)));
+        assert_eq!(at(b"x"), None);
+    }
 }

@@ -48,7 +48,7 @@ pub fn create(host: &Host) -> Result<(KvmTd, VmHandles), KvmError> {
     }
     let vm = host
         .kvm()
-        .create_vm_with_type(u64::from(KVM_X86_TDX_VM))
+        .create_vm_with_type(KVM_X86_TDX_VM)
         .map_err(KvmError::call("KVM_CREATE_VM"))?;
     for &(cap, what) in NEEDED {
         if !vm.check_extension(cap) {

@@ -190,6 +190,9 @@ fn create_vcpus(plan: &Plan, vm: &Vm, host: &Host, start: &Start) -> Result<Vec<
         let table = cpuid::for_vcpu(host.supported_cpuid(), id, &plan.topology, &options);
         vcpu.set_cpuid2(&host::to_kvm(&table)?)
             .map_err(KvmError::call("KVM_SET_CPUID2"))?;
+        if let Some((index, data)) = msrs::apic_base(id, &plan.topology) {
+            set_msr(&vcpu, index, data)?;
+        }
         if let Start::Kernel(registers) = start {
             // A register that the host does not have is left out, as on a processor that lacks it.
             vcpu.set_msrs(&boot_msrs)
@@ -203,6 +206,23 @@ fn create_vcpus(plan: &Plan, vm: &Vm, host: &Host, start: &Start) -> Result<Vec<
     Ok(vcpus)
 }
 
+fn set_msr(vcpu: &VcpuFd, index: u32, data: u64) -> Result<(), KvmError> {
+    let entry = kvm_msr_entry {
+        index,
+        data,
+        ..Default::default()
+    };
+    let one = Msrs::from_entries(&[entry]).map_err(|_| NO_ROOM)?;
+    vcpu.set_msrs(&one)
+        .map(drop)
+        .map_err(KvmError::call("KVM_SET_MSRS"))
+}
+
+const NO_ROOM: KvmError = KvmError::Lacks {
+    what: "room for the first model-specific registers",
+    remedy: "report it as a defect of this program",
+};
+
 /// What firmware would have left in model-specific registers, for a kernel that is started without.
 fn boot_msrs() -> Result<Msrs, KvmError> {
     let entries: Vec<_> = msrs::boot_msrs()
@@ -213,10 +233,7 @@ fn boot_msrs() -> Result<Msrs, KvmError> {
             ..Default::default()
         })
         .collect();
-    Msrs::from_entries(&entries).map_err(|_| KvmError::Lacks {
-        what: "room for the first model-specific registers",
-        remedy: "report it as a defect of this program",
-    })
+    Msrs::from_entries(&entries).map_err(|_| NO_ROOM)
 }
 
 fn set_registers(vcpu: &VcpuFd, registers: &InitialRegisters) -> Result<(), KvmError> {

@@ -3,7 +3,6 @@
 use std::fmt::Debug;
 
 use tdvmm_arch::GpaRange;
-use tdvmm_arch::addr::PAGE_SIZE;
 use tdvmm_devices::dma::DmaView;
 use tdvmm_tdx::exit::{FatalReport, MapGpaStatus, Reply, TdExit, Visibility, VmcallStatus};
 use vm_memory::{Bytes, GuestAddress};
@@ -48,7 +47,7 @@ impl<B: Backings> Services<B> {
         let Some(page) = report.page else {
             return report;
         };
-        let mut text = [0; PAGE_SIZE as usize];
+        let mut text = [0; 4096];
         match self.view.read_slice(&mut text, GuestAddress(page.0)) {
             Ok(()) => report.with_page(&text),
             Err(_) => report,

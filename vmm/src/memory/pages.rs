@@ -70,7 +70,7 @@ impl PageBits {
         };
         let mut all = true;
         of.for_each_word(range, |word, mask| {
-            all &= word.load(Ordering::Acquire) & mask == mask
+            all &= word.load(Ordering::Acquire) & mask == mask;
         });
         all
     }

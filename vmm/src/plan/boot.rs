@@ -2,6 +2,7 @@
 
 use tdvmm_arch::Gpa;
 use tdvmm_arch::acpi::AcpiTables;
+use tdvmm_arch::boot::reset::{self, RESET_STUB};
 use tdvmm_arch::boot::{
     self, BootError, COMMAND_LINE, GDT, InitialRegisters, PAGE_TABLES, START_INFO, ZERO_PAGE,
     linux, pvh,
@@ -51,6 +52,10 @@ impl KernelPlan {
             Write {
                 at: GDT,
                 bytes: boot::gdt_bytes().to_vec(),
+            },
+            Write {
+                at: RESET_STUB,
+                bytes: reset::stub_bytes().to_vec(),
             },
             Write {
                 at: acpi.rsdp_at,
