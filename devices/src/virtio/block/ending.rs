@@ -138,7 +138,7 @@ pub(super) fn allocate_ended(shared: &Shared, slot: &Slot, result: io::Result<()
         {
             match zeros {
                 true => shared.backend.zero(slot.offset, len),
-                false => Ok(()),
+                false => forget(shared, slot.offset, len),
             }
         }
         (result, _) => result,
@@ -146,6 +146,14 @@ pub(super) fn allocate_ended(shared: &Shared, slot: &Slot, result: io::Result<()
     match result {
         Ok(()) => Status::Ok,
         Err(error) => report("discard or zero", &error),
+    }
+}
+
+/// Kernels differ in whether fallocate discards on a block device; the ioctl always does.
+fn forget(shared: &Shared, offset: u64, len: u64) -> io::Result<()> {
+    match shared.backend.discard(offset, len) {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
+        result => result,
     }
 }
 
