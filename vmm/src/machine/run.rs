@@ -12,6 +12,7 @@ use tdvmm_tdx::transcript::Transcript;
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::board::BoardError;
 use super::events::{self, LoopError};
 use super::launch_plain::{self, LaunchError};
 use super::launch_td::{self, TdLaunchError};
@@ -112,7 +113,12 @@ impl RunError {
             Self::UnexpectedMrtd { .. } => TD_UNEXPECTED_MRTD,
             Self::TdxNotReady(_) => TDX_NOT_READY,
             Self::TdLaunch(error) if error.is_out_of_key_ids() => TD_NO_KEY_ID,
-            Self::TdLaunch(TdLaunchError::Refused(_)) => BAD_CONFIG,
+            Self::TdLaunch(
+                TdLaunchError::Refused(_)
+                | TdLaunchError::TooManyVcpus { .. }
+                | TdLaunchError::Board(BoardError::Serial { .. }),
+            )
+            | Self::Launch(LaunchError::Board(BoardError::Serial { .. })) => BAD_CONFIG,
             Self::TdLaunch(_) => TD_LAUNCH_FAILED,
             Self::Kvm(_)
             | Self::Launch(_)
@@ -190,7 +196,10 @@ impl Prepared {
                 machine
             }
         };
-        let _terminal = match plan.serial {
+        let serial = plan.serial.clone();
+        // Images and kernels of firmware need not stay in memory twice.
+        drop(plan);
+        let _terminal = match serial {
             SerialBackend::Tty => RawTerminal::enter().map_err(process("make the terminal raw"))?,
             _ => None,
         };
