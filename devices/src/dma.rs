@@ -2,7 +2,7 @@
 //!
 //! [`DmaView`] implements vm-memory's `GuestMemory` and refuses every range that is not shared with the
 //! host in full. `physical_memory()` stays at its default `None`, so no caller can go around the check.
-//! In an ordinary VM everything is shared ([`AllShared`]); in a TD the process around the devices keeps
+//! In an ordinary VM everything is shared ([`DmaView::all_shared`]); in a TD the process around the devices keeps
 //! the states of the pages and implements [`PageState`].
 //!
 //! Who keeps host addresses for longer than one access (a queue its rings, a disk its requests) compares
@@ -30,25 +30,12 @@ pub trait PageState: Debug + Send + Sync {
     fn discard_private(&self, range: Range<u64>);
 }
 
-/// The page states of an ordinary VM: all of memory is shared, for ever.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct AllShared;
-
-impl PageState for AllShared {
-    fn is_shared(&self, _: Range<u64>) -> bool {
-        true
-    }
-    fn generation(&self) -> u64 {
-        0
-    }
-    fn discard_private(&self, _: Range<u64>) {}
-}
-
 /// Guest memory as a device may use it.
 #[derive(Clone, Debug)]
 pub struct DmaView {
     ram: Arc<GuestMemoryMmap>,
-    pages: Arc<dyn PageState>,
+    /// `None`: all is shared, for ever. A null check instead of a call for each segment.
+    pages: Option<Arc<dyn PageState>>,
 }
 
 /// One piece of guest memory that the host has mapped in one piece.
@@ -66,32 +53,47 @@ impl DmaView {
     /// A view of `ram` that `pages` restricts.
     #[must_use]
     pub fn new(ram: Arc<GuestMemoryMmap>, pages: Arc<dyn PageState>) -> Self {
-        DmaView { ram, pages }
+        DmaView {
+            ram,
+            pages: Some(pages),
+        }
     }
 
     /// A view of memory of which nothing is ever private.
     #[must_use]
     pub fn all_shared(ram: Arc<GuestMemoryMmap>) -> Self {
-        Self::new(ram, Arc::new(AllShared))
+        DmaView { ram, pages: None }
     }
 
     /// See [`PageState::generation`].
+    #[inline]
     #[must_use]
     pub fn generation(&self) -> u64 {
-        self.pages.generation()
+        self.pages.as_ref().map_or(0, |pages| pages.generation())
     }
 
     /// Whether the `len` bytes from `start` are shared. That they are memory at all is not asked.
+    #[inline]
     #[must_use]
     pub fn is_shared(&self, start: u64, len: u64) -> bool {
-        start
-            .checked_add(len)
-            .is_some_and(|end| self.pages.is_shared(start..end))
+        let Some(pages) = &self.pages else {
+            return true;
+        };
+        let end = start.checked_add(len);
+        end.is_some_and(|end| pages.is_shared(start..end))
+    }
+
+    /// Whether any page can ever be private.
+    #[inline]
+    pub(crate) fn has_private(&self) -> bool {
+        self.pages.is_some()
     }
 
     /// See [`PageState::discard_private`].
     pub fn discard_private(&self, range: Range<u64>) {
-        self.pages.discard_private(range);
+        if let Some(pages) = &self.pages {
+            pages.discard_private(range);
+        }
     }
 
     /// Where memory is mapped, sorted by guest address. Whoever uses the addresses asks
@@ -167,7 +169,8 @@ mod tests {
     fn access_outside_of_memory_is_refused() {
         let view = DmaView::all_shared(ram());
         assert!(view.write_slice(&[0; 2], GuestAddress(0x1fff)).is_err());
-        assert!(!view.is_shared(u64::MAX, 2));
+        let start = GuestAddress(u64::MAX);
+        assert!(!view.check_range(start, 2, Permissions::Read));
         assert!(view.check_range(GuestAddress(0x4000), 0x1000, Permissions::Write));
         assert!(view.physical_memory().is_none());
     }

@@ -15,6 +15,7 @@ pub mod debugcon;
 pub mod dma;
 pub mod fwcfg;
 pub mod guest_log;
+pub mod io_thread;
 pub mod ioapic;
 pub mod irq;
 pub mod pci;

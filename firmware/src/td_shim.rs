@@ -8,6 +8,7 @@
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
 
+use tdvmm_arch::acpi::AcpiTables;
 use tdvmm_arch::{Gpa, GpaRange};
 use thiserror::Error;
 
@@ -133,6 +134,19 @@ pub fn direct_boot<'a>(
         payload,
         parameters,
     })
+}
+
+/// The tables that go into hand-off blocks, each with its header and checksum. TD-Shim makes the root
+/// pointer and the XSDT itself, and points the FADT to the DSDT.
+#[must_use]
+pub fn acpi_tables(built: &AcpiTables) -> Vec<&[u8]> {
+    let given = built
+        .tables
+        .iter()
+        .filter(|table| table.signature != *b"XSDT");
+    given
+        .filter_map(|table| wire::slice(&built.blob, table.offset, table.len))
+        .collect()
 }
 
 fn section<'i>(

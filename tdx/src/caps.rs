@@ -65,7 +65,7 @@ pub(crate) fn with_room<T>(
     command: Command,
     mut ask: impl FnMut(usize) -> Result<T, CallError>,
 ) -> Result<T, TdxError> {
-    let mut capacity: usize = 16;
+    let mut capacity: usize = 64;
     loop {
         match ask(capacity) {
             Err(error) if error.errno() == libc::E2BIG && capacity < KVM_MAX_CPUID_ENTRIES => {
@@ -98,7 +98,7 @@ mod tests {
             }
         });
         assert_eq!(found.unwrap(), 128);
-        assert_eq!(tried, [16, 32, 64, 128]);
+        assert_eq!(tried, [64, 128]);
     }
 
     #[test]

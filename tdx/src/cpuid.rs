@@ -5,6 +5,8 @@
 //! which it answers the leaves that the module turns into #VE, and in which it looks for features
 //! itself: x2APIC before INIT_VCPU, the GPAW at the first run. [`merge`] makes that table.
 
+use std::fmt;
+
 use tdvmm_arch::cpuid::{CpuidEntry, CpuidTable};
 
 use crate::abi::KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
@@ -48,6 +50,21 @@ pub struct LostFeatures {
     pub register: &'static str,
     /// The bits.
     pub bits: u32,
+}
+
+impl fmt::Display for LostFeatures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            function,
+            index,
+            register,
+            bits,
+        } = self;
+        write!(
+            f,
+            "CPUID {function:#x}.{index} {register} bits {bits:#010x}"
+        )
+    }
 }
 
 /// The table of one vCPU: `td` is what `KVM_TDX_GET_CPUID` gave, `wanted` what the machine wants
@@ -238,6 +255,7 @@ mod tests {
             bits,
         };
         assert_eq!(got.lost, [lost("ECX", 0xf0), lost("EDX", 1 << 28)]);
+        assert_eq!(got.lost[0].to_string(), "CPUID 0x1.0 ECX bits 0x000000f0");
     }
 
     #[test]

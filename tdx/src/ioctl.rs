@@ -115,18 +115,7 @@ impl TdOps for KvmTd {
     }
 
     fn permit_xstate(&self, component: u32) -> Result<(), CallError> {
-        const ARCH_REQ_XCOMP_GUEST_PERM: libc::c_ulong = 0x1025;
-        // SAFETY: this arch_prctl takes two numbers and touches no memory of this process. It
-        // widens what its guests may use and changes nothing for its own threads.
-        let ret = unsafe {
-            libc::syscall(
-                libc::SYS_arch_prctl,
-                ARCH_REQ_XCOMP_GUEST_PERM,
-                libc::c_ulong::from(component),
-            )
-        };
-        let ret = libc::c_int::try_from(ret).unwrap_or(-1);
-        done(ret).map_err(|errno| CallError::new(Command::PermitXstate, errno, 0))
+        permit_guest_xstate(component)
     }
 
     fn init_vm(&self, params: &TdParams) -> Result<(), CallError> {
@@ -237,6 +226,29 @@ fn done(ret: libc::c_int) -> Result<(), i32> {
     } else {
         Ok(())
     }
+}
+
+/// Lets guests of this process use a component of the extended state: 18 is AMX tile data.
+///
+/// Before the first vCPU of the process, and before `KVM_GET_SUPPORTED_CPUID` too, which leaves AMX
+/// out until then. A second call changes nothing.
+///
+/// # Errors
+///
+/// The failed call: the processor or the kernel has no such component.
+pub fn permit_guest_xstate(component: u32) -> Result<(), CallError> {
+    const ARCH_REQ_XCOMP_GUEST_PERM: libc::c_ulong = 0x1025;
+    // SAFETY: this arch_prctl takes two numbers and touches no memory of this process. It
+    // widens what its guests may use and changes nothing for its own threads.
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_arch_prctl,
+            ARCH_REQ_XCOMP_GUEST_PERM,
+            libc::c_ulong::from(component),
+        )
+    };
+    let ret = libc::c_int::try_from(ret).unwrap_or(-1);
+    done(ret).map_err(|errno| CallError::new(Command::PermitXstate, errno, 0))
 }
 
 /// Creates private memory of `size` bytes for a VM. No flags: a TD takes none that is of use.

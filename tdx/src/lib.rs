@@ -2,7 +2,7 @@
 //!
 //! A launch goes through the typestates of [`td`] over the calls of [`ops`], which `ioctl`
 //! makes for real and [`fake`] answers in tests. Parameters are made and refused in [`params`],
-//! from what [`caps`] reports; what failed is told by [`error`] and [`status`]. At run time,
+//! from what [`caps`] reports, and [`host`] judges whether a host can run TDs at all; what failed is told by [`error`] and [`status`]. At run time,
 //! [`exit`] decodes what a TD asks for. Everything but `ioctl` is pure.
 
 #![cfg_attr(
@@ -16,6 +16,7 @@ pub mod cpuid;
 pub mod error;
 pub mod exit;
 pub mod fake;
+pub mod host;
 pub mod ioctl;
 pub mod log;
 pub mod ops;

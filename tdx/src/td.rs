@@ -55,8 +55,11 @@
 //! }
 //! ```
 
-use std::fmt;
-use std::num::NonZeroU32;
+mod runnable;
+mod setup;
+
+pub use runnable::{FinalizedVm, Parts, Runnable, RunnableVcpu};
+pub use setup::{VcpuCount, VmSetup};
 
 use tdvmm_arch::addr::{Gpa, GpaRange, PAGE_SIZE, VcpuId};
 use tdvmm_arch::cpuid::CpuidTable;
@@ -67,9 +70,9 @@ use crate::error::{Command, TdxError};
 use crate::log::{Measure, MeasurementLog, RegionRecord};
 use crate::ops::{Progress, TdOps, VmSetting};
 use crate::pages::PageSource;
-use crate::params::{TdParams, TscFrequency, Xfam};
+use crate::params::{TdParams, Xfam};
 use crate::retry::{TRIES, retry};
-use crate::transcript::{Journal, Transcript};
+use crate::transcript::Journal;
 
 /// A TD in one state of its launch.
 #[derive(Debug)]
@@ -96,48 +99,6 @@ pub struct Loading<V> {
     /// In the order of INIT_VCPU: the first is what firmware takes for the boot processor.
     vcpus: Vec<V>,
     lost: Vec<LostFeatures>,
-}
-
-/// Settings of the VM that belong to every TD, and two that are a matter of choice.
-#[derive(Clone, Copy, Debug)]
-pub struct VmSetup {
-    /// Pins of the I/O APIC in user space.
-    pub ioapic_pins: u32,
-    /// Whether MSI routes carry 32-bit APIC ids: for more than 255 vCPUs.
-    pub x2apic_ids: bool,
-    /// TSC frequency; `None` leaves the host's.
-    pub tsc: Option<TscFrequency>,
-}
-
-impl Default for VmSetup {
-    fn default() -> Self {
-        Self {
-            ioapic_pins: 24,
-            x2apic_ids: false,
-            tsc: None,
-        }
-    }
-}
-
-/// Number of vCPUs: at least one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VcpuCount(NonZeroU32);
-
-impl VcpuCount {
-    /// `None` for 0.
-    #[must_use]
-    pub const fn new(count: u32) -> Option<Self> {
-        match NonZeroU32::new(count) {
-            Some(count) => Some(Self(count)),
-            None => None,
-        }
-    }
-
-    /// The number.
-    #[must_use]
-    pub const fn get(self) -> u32 {
-        self.0.get()
-    }
 }
 
 /// 40 ns are 25 MHz, which is what CPUID 0x15 of every TD says.
@@ -412,91 +373,7 @@ impl<K: TdOps> Td<K, Loading<K::Vcpu>> {
         let call = Journal::begin(Command::FinalizeVm, None);
         let ((), tries) = retry(Command::FinalizeVm, AGAIN_OR_BUSY, || self.ops.finalize())?;
         self.journal.done(call, tries, None);
-        let vcpus = (0u32..)
-            .zip(self.state.vcpus)
-            .map(|(id, vcpu)| RunnableVcpu {
-                id: VcpuId(id),
-                vcpu,
-            })
-            .collect();
-        Ok(Runnable {
-            ops: self.ops,
-            vcpus,
-            journal: self.journal,
-        })
-    }
-}
-
-/// A TD whose measurement is closed.
-#[derive(Debug)]
-pub struct Runnable<K, V> {
-    ops: K,
-    vcpus: Vec<RunnableVcpu<V>>,
-    journal: Journal,
-}
-
-/// What a launched TD comes apart into.
-#[derive(Debug)]
-pub struct Parts<K, V> {
-    /// Keeps the VM open.
-    pub vm: FinalizedVm<K>,
-    /// The vCPUs, by number. All of them have to be run at once: they start at the reset vector
-    /// together, as a TD knows no INIT and SIPI.
-    pub vcpus: Vec<RunnableVcpu<V>>,
-    /// What is in MRTD.
-    pub log: MeasurementLog,
-    /// All calls.
-    pub transcript: Transcript,
-}
-
-/// The VM of a launched TD. Nothing more can be done to it but to hold and to drop it.
-pub struct FinalizedVm<K> {
-    _ops: K,
-}
-
-/// A vCPU that may run.
-#[derive(Debug)]
-pub struct RunnableVcpu<V> {
-    id: VcpuId,
-    vcpu: V,
-}
-
-impl<K, V> Runnable<K, V> {
-    /// What is in MRTD.
-    #[must_use]
-    pub const fn measurement_log(&self) -> &MeasurementLog {
-        &self.journal.log
-    }
-
-    /// The parts, for the machine that runs the TD.
-    #[must_use]
-    pub fn into_parts(self) -> Parts<K, V> {
-        Parts {
-            vm: FinalizedVm { _ops: self.ops },
-            vcpus: self.vcpus,
-            log: self.journal.log,
-            transcript: self.journal.transcript,
-        }
-    }
-}
-
-impl<K> fmt::Debug for FinalizedVm<K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("FinalizedVm")
-    }
-}
-
-impl<V> RunnableVcpu<V> {
-    /// Its number, which is its APIC id too.
-    #[must_use]
-    pub const fn id(&self) -> VcpuId {
-        self.id
-    }
-
-    /// The vCPU, for the run loop.
-    #[must_use]
-    pub fn into_vcpu(self) -> V {
-        self.vcpu
+        Ok(Runnable::new(self.ops, self.state.vcpus, self.journal))
     }
 }
 

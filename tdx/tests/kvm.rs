@@ -1,6 +1,8 @@
 //! `ioctl` against a KVM that has no TDX: the calls reach the kernel, and its refusals come back
 //! decoded. What a TD does with them is shown on emulated TDX. Ignored where there is no KVM.
 
+mod needs;
+
 use std::error::Error;
 use std::fs::File;
 
@@ -15,6 +17,7 @@ use tdvmm_tdx::ioctl::{KvmTd, answer, create_guest_memfd, exit_bytes, pre_fault}
 use tdvmm_tdx::log::Measure;
 use tdvmm_tdx::ops::{TdOps, VmSetting};
 use tdvmm_tdx::pages::PageBuffer;
+use tdvmm_tdx::params::TscFrequency;
 
 type Case = (&'static str, fn(VmFd) -> Result<(), Failed>);
 
@@ -28,6 +31,8 @@ const CASES: &[Case] = &[
     ("commands_on_an_ordinary_vcpu_are_refused", vcpu_commands),
     ("kvm_run_is_copied_and_answered_in_place", run_bytes),
     ("guest_memfd_has_its_size_or_is_refused", guest_memfd),
+    ("tsc_frequency_is_set_before_the_first_vcpu_only", tsc),
+    ("amx_permission_is_given_or_its_lack_explained", amx),
 ];
 
 fn main() {
@@ -36,9 +41,7 @@ fn main() {
     let kvm = Kvm::new().and_then(|kvm| kvm.create_vm());
     let trials = CASES.iter().map(|(name, case)| match &kvm {
         Ok(_) => Trial::test(*name, || case(Kvm::new()?.create_vm()?)),
-        Err(error) => {
-            Trial::test(format!("{name} (no KVM here: {error})"), || Ok(())).with_ignored_flag(true)
-        }
+        Err(error) => needs::unmet(name, "kvm", &format!("no KVM here: {error}")),
     });
     libtest_mimic::run(&arguments, trials.collect()).exit();
 }
@@ -133,6 +136,30 @@ fn guest_memfd(vm: VmFd) -> Result<(), Failed> {
                 matches!(error.raw_os_error(), Some(libc::ENOTTY | libc::EINVAL)),
                 "{error}"
             );
+            Ok(())
+        }
+    }
+}
+
+fn tsc(vm: VmFd) -> Result<(), Failed> {
+    let td = KvmTd::new(vm);
+    let setting = VmSetting::Tsc(TscFrequency::from_khz(1_000_000)?);
+    td.set(setting)?;
+    let _vcpu = td.create_vcpu(VcpuId(0))?;
+    let error = td.set(setting).expect_err("there is a vCPU");
+    assert_eq!(
+        (error.command(), error.errno()),
+        (Command::SetTscKhz, libc::EINVAL)
+    );
+    Ok(())
+}
+
+fn amx(vm: VmFd) -> Result<(), Failed> {
+    match KvmTd::new(vm).permit_xstate(18) {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            assert_eq!(error.command(), Command::PermitXstate);
+            assert!(error.to_string().contains("AMX"), "{error}");
             Ok(())
         }
     }

@@ -2,6 +2,7 @@
 //! virtualization. Run it by `cargo xtask test --lane L3`.
 
 mod boot;
+mod emtdx;
 mod endings;
 mod guests;
 mod oracle;
@@ -19,6 +20,7 @@ fn main() -> Result<ExitCode> {
         endings::cases(),
         serial::cases(),
         oracle::cases(),
+        emtdx::cases(),
     ]
     .into_iter()
     .flatten()

@@ -10,6 +10,8 @@ use anyhow::Result;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use crate::debian::Packages;
+use crate::fixture::Fixture;
+use crate::fixture::install::{FIRMWARE, FIRMWARE_BLANK};
 use crate::harness::L1_KERNEL;
 use crate::l1::{L1, Machine, Program, RunId};
 use crate::{guest, programs, qemu, say};
@@ -21,12 +23,21 @@ const TICK: Duration = Duration::from_millis(10);
 pub fn lab(packages: &Packages, share: &Path) -> Result<()> {
     let mut machine = Machine::new(packages, L1_KERNEL)?;
     fill(&mut machine, packages)?;
+    // KVM in the lab launches TDs, too.
+    let fixture = Fixture::open(packages, L1_KERNEL)?;
+    fixture.install(packages, &mut machine)?;
+    let initramfs = guest::td_initramfs(packages, L1_KERNEL, &fixture.file("tdx_guest_test"))?;
+    machine.archive().file("/tdx/initramfs", 0o644, initramfs);
     machine.share(&share.canonicalize()?);
     let mut l1 = machine.boot()?;
     say(&format!(
         "{} is /host; tdvmm, kernels in /guest, QEMU at {}",
         share.display(),
         qemu::PATH_IN_L1
+    ));
+    say(&format!(
+        "KVM emulates TDX, without any security: firmware at {FIRMWARE_BLANK} and {FIRMWARE}, \
+         an initramfs for TDs at /tdx/initramfs, ended TDs in /sys/kernel/debug/tdx_emul"
     ));
     say("no guest runs on CPU 0 here (a defect of the emulator); `exit` ends the lab");
     shell(&mut l1)?;

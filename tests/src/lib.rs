@@ -5,7 +5,11 @@
 //! - [`debian`]: pinned packages from the configured Debian mirror, checked, unpacked, cached.
 //! - [`cpio`], [`kernel`], [`qemu`], [`programs`]: what an L1 is put together from.
 //! - [`l1`]: an L1 Linux with KVM inside QEMU (TCG) and a session that runs programs in it.
+//! - [`conformance`]: what KVM answers to each call of a TD's launch, as data.
+//! - [`fixture`]: emulated TDX: KVM modules built from kernel source, and its own tests.
+//! - [`probe`]: the program in L1 that speaks KVM's TDX ABI.
 //! - [`guest`]: the initramfs of the guests that the VMM under test boots, and what it reports.
+//! - [`native`]: guests in assembly on this machine's own KVM, for lane L2 and the bench.
 //! - [`harness`]: cases, their order, deadlines and results.
 //! - [`demo`], [`lab`]: the testbed by hand.
 //!
@@ -13,15 +17,19 @@
 //! under test. (The lanes L0 to L4 of the test summary are another counting; see `xtask`.)
 
 pub mod cache;
+pub mod conformance;
 pub mod cpio;
 pub mod debian;
 pub mod demo;
 pub mod exit_codes;
+pub mod fixture;
 pub mod guest;
 pub mod harness;
 pub mod kernel;
 pub mod l1;
 pub mod lab;
+pub mod native;
+pub mod probe;
 pub mod programs;
 pub mod qemu;
 

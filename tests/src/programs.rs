@@ -14,6 +14,8 @@ pub const TDVMM: (&str, &str) = ("tdvmm", "tdvmm");
 pub const L1_AGENT: (&str, &str) = ("tdvmm-tests", "tdvmm-l1-agent");
 /// Package and binary of the first process of a guest.
 pub const GUEST_INIT: (&str, &str) = ("tdvmm-tests", "tdvmm-guest-init");
+/// Package and binary of the program that probes KVM's TDX ABI in L1.
+pub const TDX_PROBE: (&str, &str) = ("tdvmm-tests", "tdvmm-tdx-probe");
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 

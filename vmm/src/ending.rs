@@ -4,7 +4,8 @@
 //! keep the meaning that other monitors gave them, 160 to 169 are for TDX.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tdvmm_devices::power::{PowerEvent, PowerSink};
 use vmm_sys_util::eventfd::EventFd;
@@ -130,6 +131,7 @@ fn signal_name(number: i32) -> String {
 #[derive(Debug)]
 pub struct EndingCell {
     ending: OnceLock<Ending>,
+    stop: Arc<AtomicBool>,
     wake: EventFd,
 }
 
@@ -139,6 +141,7 @@ impl EndingCell {
     pub fn new(wake: EventFd) -> Self {
         Self {
             ending: OnceLock::new(),
+            stop: Arc::default(),
             wake,
         }
     }
@@ -146,6 +149,8 @@ impl EndingCell {
     /// Ends the machine, unless it has ended already.
     pub fn end(&self, ending: Ending) {
         if self.ending.set(ending).is_ok() {
+            // First of all, so that the vCPU that asks for the end is not entered again.
+            self.stop.store(true, Ordering::Release);
             // Can only fail when the counter would overflow, and it is written once.
             let _ = self.wake.write(1);
         }
@@ -155,6 +160,12 @@ impl EndingCell {
     #[must_use]
     pub fn get(&self) -> Option<&Ending> {
         self.ending.get()
+    }
+
+    /// Set with the ending: vCPUs are not to be entered any more.
+    #[must_use]
+    pub fn stop(&self) -> &Arc<AtomicBool> {
+        &self.stop
     }
 
     /// Becomes readable with the ending.
@@ -181,10 +192,12 @@ mod tests {
     fn first_ending_wins() {
         let cell = EndingCell::new(EventFd::new(libc::EFD_NONBLOCK).unwrap());
         assert_eq!(cell.get(), None);
+        assert!(!cell.stop().load(Ordering::Acquire));
         cell.request(PowerEvent::PowerOff);
         cell.end(Ending::Operator);
         assert_eq!(cell.get(), Some(&Ending::PowerOff));
         assert_eq!(cell.wake().read().unwrap(), 1);
+        assert!(cell.stop().load(Ordering::Acquire));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use super::queue::{MAX_SIZE, QueueFault};
 use super::ring::{Descriptor, Ring};
-use super::segment::{GuestMap, Segment};
+use super::segment::{GuestMap, IndirectTable, Segment};
 use crate::dma::DmaView;
 
 /// Descriptor flags (virtio 1.3, 2.7.5).
@@ -23,29 +23,72 @@ const USUAL_SEGMENTS: usize = 16;
 /// See the module's text. The readable segments come first.
 #[derive(Debug)]
 pub struct Chain {
-    /// Declared first and so dropped before `view`, which keeps the memory mapped.
+    /// Grows, never shrinks; behind `count` it holds what former requests left.
     segments: Vec<Segment>,
+    count: usize,
     /// How many of the segments are readable.
     readable: usize,
-    readable_len: u32,
     total_len: u32,
     head: u16,
     /// Page-state generation under which the segments were checked.
     generation: u64,
+    /// Number of the region where the last segment was: most likely the next one is there too.
+    region: usize,
+    /// Keeps the memory mapped that the segments lie in.
     view: DmaView,
+}
+
+/// A walk in progress. Passed by value where it leaves the loop, so that in the loop all of it can stay
+/// in registers.
+#[derive(Clone, Copy)]
+struct Walk {
+    /// The next descriptor.
+    index: u16,
+    /// Number of the region tried first.
+    region: usize,
+    count: usize,
+    /// What `count` may grow to: one for each descriptor that there is. A chain that bites its tail
+    /// comes to this end.
+    limit: usize,
+    readable: usize,
+    total_len: u64,
+}
+
+/// Why the loop ended.
+enum Stop {
+    /// The last descriptor of the chain is done.
+    End,
+    /// There is no descriptor of the number in `index`.
+    NoDescriptor,
+    /// This one is not for the loop; nothing was done for it.
+    At(Descriptor),
 }
 
 impl Chain {
     pub(super) fn new(view: &DmaView) -> Self {
         Chain {
-            segments: Vec::with_capacity(USUAL_SEGMENTS),
+            segments: std::iter::repeat_with(|| Segment::UNUSED)
+                .take(USUAL_SEGMENTS)
+                .collect(),
+            count: 0,
             readable: 0,
-            readable_len: 0,
             total_len: 0,
             head: 0,
             generation: 0,
+            region: 0,
             view: view.clone(),
         }
+    }
+
+    /// An empty chain of the same queue.
+    pub(super) fn another(&self) -> Self {
+        Self::new(&self.view)
+    }
+
+    /// Under which page-state generation the segments were checked.
+    #[inline]
+    pub(super) fn set_generation(&mut self, generation: u64) {
+        self.generation = generation;
     }
 
     /// The number that [`super::queue::Queue::add_used`] takes.
@@ -66,21 +109,24 @@ impl Chain {
     #[inline]
     #[must_use]
     pub fn writable(&self) -> &[Segment] {
-        self.segments.get(self.readable..).unwrap_or_default()
+        self.segments
+            .get(self.readable..self.count)
+            .unwrap_or_default()
     }
 
-    /// Bytes of all readable segments.
+    /// Bytes of all readable segments; added up when asked for.
     #[inline]
     #[must_use]
     pub fn readable_len(&self) -> u32 {
-        self.readable_len
+        let lens = self.readable().iter().map(Segment::len);
+        lens.fold(0, u32::wrapping_add)
     }
 
     /// Bytes of all writable segments.
     #[inline]
     #[must_use]
     pub fn writable_len(&self) -> u32 {
-        self.total_len.wrapping_sub(self.readable_len)
+        self.total_len.wrapping_sub(self.readable_len())
     }
 
     /// Copies readable bytes from `offset` on into `to`; how many there were.
@@ -125,7 +171,7 @@ impl Chain {
     #[cold]
     fn recheck_segments(&self) -> Result<(), QueueFault> {
         let mut result = Ok(());
-        for segment in &self.segments {
+        for segment in self.readable().iter().chain(self.writable()) {
             let (addr, len) = (segment.guest(), u64::from(segment.len()));
             if !self.view.is_shared(addr, len) {
                 self.view.discard_private(addr..addr.saturating_add(len));
@@ -135,111 +181,201 @@ impl Chain {
         result
     }
 
-    /// Replaces the content by the chain of `head`.
+    /// Replaces the content by the chain of `head`. After an error it is some former chain's.
     #[inline]
     pub(super) fn walk(
         &mut self,
         ring: &Ring,
         map: &GuestMap,
-        generation: u64,
         head: u16,
-        indirect: bool,
     ) -> Result<(), QueueFault> {
-        self.clear(head, generation);
-        let (mut index, mut left) = (head, ring.size());
-        loop {
-            let descriptor = ring
-                .descriptor(index)
-                .ok_or(QueueFault::Descriptor(index))?;
-            if descriptor.flags & F_INDIRECT != 0 {
-                return self.walk_table(map, descriptor, indirect);
-            }
-            self.push(map, descriptor)?;
-            if descriptor.flags & F_NEXT == 0 {
-                return Ok(());
-            }
-            // More steps than descriptors: the chain bites its tail.
-            left = left.wrapping_sub(1);
-            if left == 0 {
-                return Err(QueueFault::TooLong);
-            }
-            index = descriptor.next;
-        }
-    }
-
-    /// virtio 1.3, 2.7.5.3: the table ends the chain and holds no further tables.
-    fn walk_table(
-        &mut self,
-        map: &GuestMap,
-        table: Descriptor,
-        negotiated: bool,
-    ) -> Result<(), QueueFault> {
-        let fault = QueueFault::Indirect(table.len);
-        let count = table.len / DESCRIPTOR_LEN;
-        // The WRITE flag of the table's own descriptor is to be ignored (virtio 1.3, 2.7.5.3.2).
-        if !negotiated
-            || table.flags & F_NEXT != 0
-            || count == 0
-            || !table.len.is_multiple_of(DESCRIPTOR_LEN)
-        {
-            return Err(fault);
-        }
-        let count = u16::try_from(count).ok().filter(|count| *count <= MAX_SIZE);
-        let count = count.ok_or(fault)?;
-        let entries = map.segment(table.addr, table.len)?;
-        let (mut index, mut left) = (0, count);
-        loop {
-            let descriptor = entries
-                .descriptor(index)
-                .ok_or(QueueFault::Descriptor(index))?;
-            if descriptor.flags & F_INDIRECT != 0 {
-                return Err(fault);
-            }
-            self.push(map, descriptor)?;
-            if descriptor.flags & F_NEXT == 0 {
-                return Ok(());
-            }
-            left = left.wrapping_sub(1);
-            if left == 0 {
-                return Err(QueueFault::TooLong);
-            }
-            index = descriptor.next;
-        }
-    }
-
-    fn clear(&mut self, head: u16, generation: u64) {
-        self.segments.clear();
-        self.readable = 0;
-        self.readable_len = 0;
-        self.total_len = 0;
         self.head = head;
-        self.generation = generation;
-    }
-
-    /// A descriptor of no bytes adds nothing, wherever it points.
-    #[inline]
-    fn push(&mut self, map: &GuestMap, descriptor: Descriptor) -> Result<(), QueueFault> {
-        let Descriptor {
-            addr, len, flags, ..
-        } = descriptor;
-        if len == 0 {
-            return Ok(());
+        let walk = Walk {
+            index: head,
+            region: self.region,
+            count: 0,
+            limit: usize::from(ring.size()),
+            readable: 0,
+            total_len: 0,
+        };
+        let read = |index| ring.descriptor(index);
+        let (mut walk, table) = walk.follow(&mut self.segments, map, read)?;
+        if let Some(from) = table {
+            let table = open_table(map, walk.region, from, ring.indirect())?;
+            walk.index = 0;
+            walk.limit = walk.count.wrapping_add(usize::from(table.count()));
+            let read = |index| table.descriptor(index);
+            let (end, nested) = walk.follow(&mut self.segments, map, read)?;
+            if nested.is_some() {
+                return Err(QueueFault::Indirect(from.len));
+            }
+            walk = end;
         }
-        let total = self.total_len.checked_add(len);
-        self.total_len = total.ok_or(QueueFault::TooLong)?;
-        let readable = flags & F_WRITE == 0;
-        if readable && self.readable < self.segments.len() {
-            return Err(QueueFault::Order);
-        }
-        map.push_segments(&mut self.segments, addr, len)?;
-        if self.segments.len() > usize::from(MAX_SIZE) {
-            return Err(QueueFault::TooLong);
-        }
-        if readable {
-            self.readable = self.segments.len();
-            self.readable_len = self.total_len;
+        self.total_len = u32::try_from(walk.total_len).map_err(|_| QueueFault::TooLong)?;
+        self.count = walk.count;
+        self.readable = walk.readable;
+        self.region = walk.region;
+        if map.view().has_private() {
+            return self.check_shared();
         }
         Ok(())
+    }
+
+    fn check_shared(&self) -> Result<(), QueueFault> {
+        for segment in self.readable().iter().chain(self.writable()) {
+            let (addr, len) = (segment.guest(), u64::from(segment.len()));
+            if !self.view.is_shared(addr, len) {
+                return Err(QueueFault::Memory { addr, len });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Walk {
+    /// Follows the chain from `index` to its end, or to a reference to an indirect table.
+    #[inline(always)]
+    fn follow(
+        mut self,
+        slots: &mut Vec<Segment>,
+        map: &GuestMap,
+        read: impl Fn(u16) -> Option<Descriptor>,
+    ) -> Result<(Self, Option<Descriptor>), QueueFault> {
+        loop {
+            match self.run(slots, map, &read) {
+                Stop::End => return Ok((self, None)),
+                Stop::NoDescriptor => return Err(QueueFault::Descriptor(self.index)),
+                Stop::At(table) if table.flags & F_INDIRECT != 0 => return Ok((self, Some(table))),
+                Stop::At(odd) => {
+                    self = self.step(slots, map, odd)?;
+                    if odd.flags & F_NEXT == 0 {
+                        return Ok((self, None));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does what the loop left: an empty descriptor, another region, a longer list, or a fault.
+    #[cold]
+    #[inline(never)]
+    fn step(
+        mut self,
+        slots: &mut Vec<Segment>,
+        map: &GuestMap,
+        from: Descriptor,
+    ) -> Result<Self, QueueFault> {
+        let readable = from.flags & F_WRITE == 0;
+        if self.count >= self.limit {
+            return Err(QueueFault::TooLong);
+        }
+        self.index = from.next;
+        // It uses up a descriptor; each segment that is pushed gives a place back.
+        self.limit = self.limit.wrapping_sub(1);
+        if from.len == 0 {
+            return Ok(self);
+        }
+        if readable && self.readable != self.count {
+            return Err(QueueFault::Order);
+        }
+        let (mut addr, mut left) = (from.addr, from.len);
+        while left > 0 {
+            let region = map.region_of(addr).ok_or_else(|| memory_fault(from))?;
+            let len = map.region(region).holds(addr, left);
+            let segment = map.region(region).segment(addr, len);
+            let segment = segment.ok_or_else(|| memory_fault(from))?;
+            if self.count == slots.len() {
+                if self.count >= usize::from(MAX_SIZE) {
+                    return Err(QueueFault::TooLong);
+                }
+                slots.resize_with(self.count.saturating_mul(2), || Segment::UNUSED);
+            }
+            let slot = slots.get_mut(self.count).ok_or(QueueFault::TooLong)?;
+            *slot = segment;
+            self.count = self.count.wrapping_add(1);
+            self.limit = self.limit.wrapping_add(1);
+            self.region = region;
+            left = left.wrapping_sub(len);
+            addr = addr.wrapping_add(u64::from(len));
+        }
+        self.total_len = self.total_len.wrapping_add(u64::from(from.len));
+        if readable {
+            self.readable = self.count;
+        }
+        Ok(self)
+    }
+
+    /// The loop for the usual descriptors: not empty, in the same region as the one before, and with
+    /// room in the list. There is no call in it.
+    #[inline(always)]
+    fn run(
+        &mut self,
+        slots: &mut [Segment],
+        map: &GuestMap,
+        read: impl Fn(u16) -> Option<Descriptor>,
+    ) -> Stop {
+        let region = map.region(self.region);
+        let limit = self.limit.min(slots.len());
+        let slots = slots.get_mut(..limit).unwrap_or_default();
+        loop {
+            let Some(descriptor) = read(self.index) else {
+                return Stop::NoDescriptor;
+            };
+            let Descriptor {
+                addr, len, flags, ..
+            } = descriptor;
+            if flags & F_INDIRECT != 0 || len == 0 {
+                return Stop::At(descriptor);
+            }
+            let readable = flags & F_WRITE == 0;
+            if readable && self.readable != self.count {
+                return Stop::At(descriptor);
+            }
+            let Some(segment) = region.segment(addr, len) else {
+                return Stop::At(descriptor);
+            };
+            let Some(slot) = slots.get_mut(self.count) else {
+                return Stop::At(descriptor);
+            };
+            *slot = segment;
+            self.count = self.count.wrapping_add(1);
+            // Cannot overflow: at most twice MAX_SIZE descriptors of 32-bit lengths.
+            self.total_len = self.total_len.wrapping_add(u64::from(len));
+            if readable {
+                self.readable = self.count;
+            }
+            if flags & F_NEXT == 0 {
+                return Stop::End;
+            }
+            self.index = descriptor.next;
+        }
+    }
+}
+
+#[cold]
+fn memory_fault(from: Descriptor) -> QueueFault {
+    QueueFault::Memory {
+        addr: from.addr,
+        len: u64::from(from.len),
+    }
+}
+
+/// The table that `from` refers to (virtio 1.3, 2.7.5.3). The WRITE flag of the reference itself is to
+/// be ignored.
+#[inline]
+fn open_table(
+    map: &GuestMap,
+    region: usize,
+    from: Descriptor,
+    negotiated: bool,
+) -> Result<IndirectTable, QueueFault> {
+    let fault = QueueFault::Indirect(from.len);
+    if !negotiated || from.flags & F_NEXT != 0 || !from.len.is_multiple_of(DESCRIPTOR_LEN) {
+        return Err(fault);
+    }
+    match u16::try_from(from.len / DESCRIPTOR_LEN) {
+        Ok(count @ 1..=MAX_SIZE) => map.table(region, from.addr, count),
+        _ => Err(fault),
     }
 }
 

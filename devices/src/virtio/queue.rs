@@ -106,7 +106,6 @@ pub struct Queue {
     published: u16,
     in_flight: u16,
     event_idx: bool,
-    indirect: bool,
 }
 
 impl Queue {
@@ -126,7 +125,8 @@ impl Queue {
         Ok(Self::over(ring, map, generation, features))
     }
 
-    fn over(ring: Ring, map: GuestMap, generation: u64, features: u64) -> Self {
+    fn over(mut ring: Ring, map: GuestMap, generation: u64, features: u64) -> Self {
+        ring.set_indirect(features & F_INDIRECT_DESC != 0);
         // A fresh ring has all indices 0 (virtio 1.3, 4.1.5.1.3), so there is nothing to take over.
         Queue {
             ring,
@@ -138,7 +138,6 @@ impl Queue {
             published: 0,
             in_flight: 0,
             event_idx: features & F_EVENT_IDX != 0,
-            indirect: features & F_INDIRECT_DESC != 0,
         }
     }
 
@@ -202,6 +201,8 @@ impl Queue {
     #[cold]
     fn recheck_ring(&mut self, generation: u64) -> Result<(), QueueFault> {
         if !self.ring.is_shared(&self.map) {
+            // What was written to the used ring since then is given up again.
+            self.ring.discard_private(&self.map);
             return Err(QueueFault::RingPrivate);
         }
         self.generation = generation;
@@ -219,7 +220,9 @@ impl Queue {
             return Ok(false);
         }
         let head = self.ring.avail_entry(self.next_avail);
-        chain.walk(&self.ring, &self.map, self.generation, head, self.indirect)?;
+        chain.walk(&self.ring, &self.map, head)?;
+        // That of the batch's begin: a conversion since then only makes the check after the I/O look.
+        chain.set_generation(self.generation);
         self.next_avail = self.next_avail.wrapping_add(1);
         self.in_flight = self.in_flight.wrapping_add(1);
         Ok(true)
@@ -242,7 +245,7 @@ impl Queue {
         );
         self.ring.set_used_element(self.next_used, head, written);
         self.next_used = self.next_used.wrapping_add(1);
-        self.in_flight = self.in_flight.saturating_sub(1);
+        self.in_flight = self.in_flight.wrapping_sub(1);
     }
 
     /// Shows the driver what was given back; whether it wants an interrupt for it.

@@ -76,6 +76,10 @@ pub(super) struct Ring {
     avail_event: *const AtomicU16,
     /// A power of two.
     size: u16,
+    /// `size - 1`: from a free-running position to its slot.
+    mask: u16,
+    /// Whether the driver may use indirect tables.
+    indirect: bool,
     addresses: RingAddresses,
 }
 
@@ -102,12 +106,14 @@ impl Ring {
             used_elements: elements.cast::<AtomicU32>(),
             avail_event: event.cast::<AtomicU16>(),
             size,
+            mask: size.wrapping_sub(1),
+            indirect: false,
             addresses: at,
         })
     }
 
-    /// Whether all three areas are still shared with the host.
-    pub fn is_shared(&self, map: &GuestMap) -> bool {
+    /// Start and length of the areas.
+    fn areas(&self) -> [(u64, u64); 3] {
         let [desc_len, avail_len, used_len] = area_lengths(self.size);
         let at = self.addresses;
         [
@@ -115,8 +121,19 @@ impl Ring {
             (at.avail, avail_len),
             (at.used, used_len),
         ]
-        .into_iter()
-        .all(|(start, len)| map.view().is_shared(start, len))
+    }
+
+    /// Whether all three areas are still shared with the host.
+    pub fn is_shared(&self, map: &GuestMap) -> bool {
+        let mut areas = self.areas().into_iter();
+        areas.all(|(start, len)| map.view().is_shared(start, len))
+    }
+
+    /// Gives up the shared side of what is no longer shared.
+    pub fn discard_private(&self, map: &GuestMap) {
+        for (start, len) in self.areas() {
+            map.view().discard_private(start..start.saturating_add(len));
+        }
     }
 
     #[inline]
@@ -125,8 +142,17 @@ impl Ring {
     }
 
     #[inline]
+    pub fn indirect(&self) -> bool {
+        self.indirect
+    }
+
+    pub fn set_indirect(&mut self, indirect: bool) {
+        self.indirect = indirect;
+    }
+
+    #[inline]
     fn slot(&self, position: u16) -> usize {
-        usize::from(position & self.size.wrapping_sub(1))
+        usize::from(position & self.mask)
     }
 
     /// A word of the available ring; `index` is below `size + 3`.
@@ -244,6 +270,8 @@ impl Ring {
             used_elements: words.used_elements.as_ptr(),
             avail_event: &words.avail_event,
             size,
+            mask: size.wrapping_sub(1),
+            indirect: false,
             addresses: RingAddresses::default(),
         }
     }

@@ -25,8 +25,9 @@ pub(super) struct GuestMap {
     view: DmaView,
 }
 
+/// A part of guest memory that is mapped in one piece.
 #[derive(Clone, Copy, Debug)]
-struct Region {
+pub(super) struct Region {
     start: u64,
     len: u64,
     /// Host address of `start`; an exposed address, not a pointer, so that the map is `Send`.
@@ -59,20 +60,11 @@ impl GuestMap {
         &self.view
     }
 
-    /// The region that holds `addr`, and how far in.
-    #[inline]
-    fn find(&self, addr: u64) -> Option<(&Region, u64)> {
-        // Two or three regions: a scan beats a search.
-        self.regions.iter().find_map(|region| {
-            let offset = addr.wrapping_sub(region.start);
-            (offset < region.len).then_some((region, offset))
-        })
-    }
-
     /// Host address of `len` bytes that are shared, lie in one region and are aligned to `align`.
     pub fn host_area(&self, addr: u64, len: u64, align: usize) -> Result<*mut u8, QueueFault> {
         let fault = QueueFault::Memory { addr, len };
-        let (region, offset) = self.find(addr).ok_or(fault)?;
+        let region = self.region(self.region_of(addr).ok_or(fault)?);
+        let offset = addr.wrapping_sub(region.start);
         if region.len.wrapping_sub(offset) < len || !self.view.is_shared(addr, len) {
             return Err(fault);
         }
@@ -83,49 +75,69 @@ impl GuestMap {
         Ok(ptr::with_exposed_provenance_mut(host))
     }
 
-    /// One segment for all `len` bytes, which must not be 0. The caller drops it before the map.
-    pub fn segment(&self, addr: u64, len: u32) -> Result<Segment, QueueFault> {
+    /// The region that holds the last segment, most likely the one that holds the next.
+    #[inline]
+    pub fn region(&self, index: usize) -> &Region {
+        self.regions.get(index).unwrap_or(&Region::EMPTY)
+    }
+
+    /// Which region holds `addr`.
+    #[cold]
+    pub fn region_of(&self, addr: u64) -> Option<usize> {
+        self.regions
+            .iter()
+            .position(|region| addr.wrapping_sub(region.start) < region.len)
+    }
+
+    /// An indirect table of `count` descriptors, which is shared and in one region. The caller drops it
+    /// before the map.
+    #[inline]
+    pub fn table(&self, hint: usize, addr: u64, count: u16) -> Result<IndirectTable, QueueFault> {
+        let len = u32::from(count).wrapping_mul(16);
+        if self.view.is_shared(addr, u64::from(len))
+            && let Some(segment) = self.region(hint).segment(addr, len)
+        {
+            return Ok(IndirectTable {
+                host: segment.host,
+                count,
+            });
+        }
         let host = self.host_area(addr, u64::from(len), 1)?;
-        Ok(Segment {
+        Ok(IndirectTable {
             host: host.expose_provenance(),
+            count,
+        })
+    }
+}
+
+impl Region {
+    const EMPTY: Region = Region {
+        start: 0,
+        len: 0,
+        host: 0,
+    };
+
+    /// The segment of `len` bytes (not 0) from `addr`, or `None` if not all of them are here.
+    #[inline]
+    pub fn segment(&self, addr: u64, len: u32) -> Option<Segment> {
+        let offset = addr.wrapping_sub(self.start);
+        // At the region's end 0 bytes are left, fewer than any `len`.
+        if self.len.checked_sub(offset)? < u64::from(len) {
+            return None;
+        }
+        Some(Segment {
+            host: self.host_at(offset),
             len,
             guest: addr,
         })
     }
 
-    /// Appends the segments of `len` bytes from `addr`: one, or one per region that they touch.
-    #[inline]
-    pub fn push_segments(
-        &self,
-        into: &mut Vec<Segment>,
-        addr: u64,
-        len: u32,
-    ) -> Result<(), QueueFault> {
-        let fault = QueueFault::Memory {
-            addr,
-            len: u64::from(len),
-        };
-        if !self.view.is_shared(addr, u64::from(len)) {
-            return Err(fault);
-        }
-        let (mut addr, mut left) = (addr, len);
-        while left > 0 {
-            let (region, offset) = self.find(addr).ok_or(fault)?;
-            let here = region.len.wrapping_sub(offset);
-            let len = u32::try_from(here).map_or(left, |here| here.min(left));
-            into.push(Segment {
-                host: region.host_at(offset),
-                len,
-                guest: addr,
-            });
-            left = left.wrapping_sub(len);
-            addr = addr.wrapping_add(u64::from(len));
-        }
-        Ok(())
+    /// How many of `len` bytes from `addr` are here; 0 if `addr` is not.
+    pub fn holds(&self, addr: u64, len: u32) -> u32 {
+        let here = self.len.saturating_sub(addr.wrapping_sub(self.start));
+        u32::try_from(here).map_or(len, |here| here.min(len))
     }
-}
 
-impl Region {
     #[inline]
     #[expect(
         clippy::cast_possible_truncation,
@@ -137,6 +149,13 @@ impl Region {
 }
 
 impl Segment {
+    /// Fills places of a list that are not in use.
+    pub(super) const UNUSED: Segment = Segment {
+        host: 0,
+        len: 0,
+        guest: 0,
+    };
+
     /// Bytes; never 0.
     #[inline]
     #[must_use]
@@ -186,30 +205,48 @@ impl Segment {
             len
         })
     }
+}
 
-    /// Descriptor `index` of the indirect table that this segment is.
+/// An indirect descriptor table (virtio 1.3, 2.7.5.3): a segment, of which whole descriptors are read.
+/// It may stand at any address.
+#[derive(Debug)]
+pub(super) struct IndirectTable {
+    host: usize,
+    /// Descriptors.
+    count: u16,
+}
+
+/// A word at any address. Volatile reads of it are one load on x86-64.
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+struct Unaligned(u64);
+
+impl IndirectTable {
     #[inline]
-    pub(super) fn descriptor(&self, index: u16) -> Option<Descriptor> {
-        /// Indirect tables may stand at any address.
-        #[repr(C, packed)]
-        #[derive(Clone, Copy)]
-        struct Unaligned(u128);
+    pub fn count(&self) -> u16 {
+        self.count
+    }
 
-        let offset = usize::from(index).wrapping_mul(size_of::<Unaligned>());
-        let end = offset.wrapping_add(size_of::<Unaligned>());
-        if end > usize::try_from(self.len).ok()? {
+    /// Descriptor `index`, or `None` if there is none.
+    #[inline]
+    pub fn descriptor(&self, index: u16) -> Option<Descriptor> {
+        if index >= self.count {
             return None;
         }
-        // SAFETY: the 16 bytes from `offset` end inside of the segment, as checked.
-        let at = unsafe { self.host().add(offset) };
-        // SAFETY: in bounds, mapped as in `slice`, and the type has alignment 1 and any bytes are a
-        // value of it. The guest may write at the same time and then tears its own request.
-        let Unaligned(words) = unsafe { at.cast::<Unaligned>().read_volatile() };
-        let bytes = words.to_ne_bytes();
-        let (addr, rest) = bytes.split_at(8);
+        let first = ptr::with_exposed_provenance::<Unaligned>(self.host);
+        // SAFETY: the table was made of a segment of `16 * count` bytes and `index < count`.
+        let first = unsafe { first.add(usize::from(index).wrapping_mul(2)) };
+        // SAFETY: the second word of the same descriptor.
+        let second = unsafe { first.add(1) };
+        // SAFETY: in bounds by the above and mapped, as the map that the table comes from lives; the
+        // type has alignment 1 and any bytes are a value of it. A guest that writes at the same time
+        // tears its own request.
+        let Unaligned(addr) = unsafe { first.read_volatile() };
+        // SAFETY: as for `addr`.
+        let Unaligned(rest) = unsafe { second.read_volatile() };
         Some(Descriptor::from_words(
-            u64::from_le_bytes(addr.try_into().ok()?),
-            u64::from_le_bytes(rest.try_into().ok()?),
+            u64::from_le(addr),
+            u64::from_le(rest),
         ))
     }
 }

@@ -7,6 +7,8 @@
 
 use alloc::vec::Vec;
 
+use tdvmm_arch::acpi::AcpiTables;
+
 use super::{FwCfgContents, FwCfgError, blob, size};
 use crate::wire;
 
@@ -68,6 +70,28 @@ pub struct AcpiFiles {
     pub spans: Vec<AcpiTable>,
     /// Every pointer between tables.
     pub pointers: Vec<AcpiPointer>,
+}
+
+impl From<&AcpiTables> for AcpiFiles {
+    fn from(built: &AcpiTables) -> Self {
+        let (rsdp, tables) = built.unlinked();
+        let spans = built.tables.iter().map(|table| AcpiTable {
+            offset: table.offset,
+            len: table.len,
+        });
+        let pointers = built.relocations.iter().map(|pointer| AcpiPointer {
+            at: pointer.pointer_offset,
+            size: pointer.size,
+            target: pointer.target_offset,
+        });
+        Self {
+            rsdp,
+            tables,
+            xsdt: built.xsdt_offset(),
+            spans: spans.collect(),
+            pointers: pointers.collect(),
+        }
+    }
 }
 
 /// Adds the two files and the script.

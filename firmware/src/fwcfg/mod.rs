@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Signature, id and directory are left to the device, which numbers the files. A TD measures some
-//! items into RTMR[0] as they are, so nothing here differs from one instance of a guest to another.
+//! items into `RTMR[0]` as they are, so nothing here differs from one instance of a guest to another.
 //! Source: QEMU `docs/specs/fw_cfg.rst`, EDK2 `OvmfPkg/Library/QemuFwCfgLib`.
 
 mod acpi;

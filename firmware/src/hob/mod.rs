@@ -6,7 +6,7 @@
 //!
 //! Memory that the VMM has added is described as system memory, all other RAM as unaccepted: a
 //! guest that accepts an added page, or uses one that was not, does not survive it. Firmware
-//! measures the blocks into RTMR[0], so they depend on nothing but memory size, image and tables.
+//! measures the blocks into `RTMR[0]`, so they depend on nothing but memory size, image and tables.
 //! Source: UEFI PI 1.8, volume 3, chapter 5; TD-Shim specification, "TD HOB".
 
 mod memory;
@@ -141,7 +141,7 @@ impl Hob {
         &self.memory
     }
 
-    /// What firmware extends into RTMR[0]: OVMF leaves the end block out, TD-Shim does not.
+    /// What firmware extends into `RTMR[0]`: OVMF leaves the end block out, TD-Shim does not.
     #[must_use]
     pub fn measured(&self, family: Family) -> &[u8] {
         if family == Family::TdShim {

@@ -5,7 +5,7 @@
 //! volume header | store header | variable: header 60 bytes, name (UTF-16, NUL), data | ... | 0xff
 //! ```
 //!
-//! They are the section CFV, which is loaded but not in MRTD: firmware extends it into RTMR[0]. So
+//! They are the section CFV, which is loaded but not in MRTD: firmware extends it into `RTMR[0]`. So
 //! a file of variables can take its place without a change of MRTD.
 
 mod keys;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use tdvmm_arch::RamLayout;
-use tdvmm_arch::e820;
+use tdvmm_arch::acpi::{self, AcpiInput};
+use tdvmm_arch::{Gpa, RamLayout, e820};
 use tdvmm_firmware::fwcfg::{
     AcpiFiles, AcpiPointer, AcpiTable, FwCfgContents, FwCfgError, FwCfgInput, KernelFiles, blob,
     contents, key,
@@ -128,7 +128,7 @@ fn nothing_is_offered_that_was_not_asked_for() {
 }
 
 /// An XSDT with one entry, a FADT with an X_DSDT, and a DSDT.
-fn acpi() -> AcpiFiles {
+fn linked_by_hand() -> AcpiFiles {
     let mut tables = vec![0; 0x300];
     let spans = [(0, 44), (0x40, 276), (0x180, 0x60)].map(|(offset, len)| {
         let header = &mut tables[offset..offset + 36];
@@ -197,7 +197,7 @@ fn run_script(all: &FwCfgContents) -> BTreeMap<String, (u64, Vec<u8>)> {
 
 #[test]
 fn loader_script_makes_pointers_and_checksums_right() {
-    let acpi = acpi();
+    let acpi = linked_by_hand();
     let all = contents(&FwCfgInput {
         acpi: Some(acpi.clone()),
         ..FwCfgInput::default()
@@ -224,9 +224,25 @@ fn loader_script_makes_pointers_and_checksums_right() {
 }
 
 #[test]
+fn tables_of_a_machine_are_linked_as_if_they_were_built_where_they_end_up() {
+    let input = AcpiInput::new(4);
+    let all = contents(&FwCfgInput {
+        acpi: Some(AcpiFiles::from(&acpi::build(&input, Gpa(0xe_0000)))),
+        ..FwCfgInput::default()
+    })
+    .unwrap();
+    let memory = run_script(&all);
+    let (base, tables) = &memory["etc/acpi/tables"];
+    let (_, rsdp) = &memory["etc/acpi/rsdp"];
+    let there = acpi::build(&input, Gpa(base - acpi::TABLE_ALIGNMENT as u64));
+    assert_eq!(tables, &there.blob);
+    assert_eq!(rsdp[..], there.rsdp);
+}
+
+#[test]
 fn acpi_records_outside_the_tables_are_refused() {
     let refused = |change: fn(&mut AcpiFiles)| {
-        let mut acpi = acpi();
+        let mut acpi = linked_by_hand();
         change(&mut acpi);
         let input = FwCfgInput {
             acpi: Some(acpi),

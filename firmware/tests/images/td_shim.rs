@@ -1,8 +1,9 @@
 //! Direct boot by TD-Shim.
 
 use tdvmm_arch::Gpa;
+use tdvmm_arch::acpi::{self, AcpiInput};
 use tdvmm_firmware::image::{Contents, Image};
-use tdvmm_firmware::td_shim::{DirectBootError, PayloadInfo, direct_boot};
+use tdvmm_firmware::td_shim::{DirectBootError, PayloadInfo, acpi_tables, direct_boot};
 
 use crate::synthetic::{self, Lead};
 
@@ -52,6 +53,22 @@ fn refusal(kernel: &[u8], cmdline: &str) -> DirectBootError {
     let file = shim();
     let image = Image::parse(&file).unwrap();
     direct_boot(&image, kernel, cmdline, None).expect_err("cannot be started")
+}
+
+#[test]
+fn tables_for_hand_off_blocks_are_whole_and_without_root() {
+    let built = acpi::build(&AcpiInput::new(2), Gpa(0xe_0000));
+    let tables = acpi_tables(&built);
+    let mut signatures: Vec<_> = tables.iter().map(|table| &table[..4]).collect();
+    signatures.sort_unstable();
+    assert_eq!(signatures, [b"APIC", b"DSDT", b"FACP", b"MCFG"]);
+    for table in tables {
+        assert_eq!(table[4..8], (table.len() as u32).to_le_bytes());
+        assert_eq!(
+            table.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)),
+            0
+        );
+    }
 }
 
 #[test]

@@ -7,7 +7,9 @@
 
 mod faults;
 mod host;
+mod init_vm;
 mod kernel;
+mod memory;
 mod mrtd;
 mod ops;
 mod vcpu;

@@ -2,15 +2,16 @@
 
 use std::collections::HashSet;
 
+use proptest::prelude::*;
+use sha2::{Digest as _, Sha384};
+use tdvmm_arch::addr::{Gpa, GpaRange, VcpuId};
+
 use crate::error::{Command, TdxError};
 use crate::fake::{self, FakeHost, FakeTd, FakeVcpu, Fault, Lifecycle, Stop};
 use crate::log::{Measure, MeasurementLog};
 use crate::pages::{Digest, PageBuffer};
 use crate::params::{TdRequest, TscFrequency, Xfam, XfamChoice};
 use crate::td::{Loading, Runnable, Td, VcpuCount, VmSetup};
-use proptest::prelude::*;
-use sha2::{Digest as _, Sha384};
-use tdvmm_arch::addr::{Gpa, GpaRange, VcpuId};
 
 const HOB: Gpa = Gpa(0x80_9000);
 

@@ -11,7 +11,7 @@ use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, reboot};
 use rustix::termios::tcdrain;
 
-use super::{MARKER, PREFIX, REPORT_END, Then};
+use super::{MARKER, PREFIX, REPORT_END, Then, td};
 
 /// Records of this level (warning) and worse are reported.
 const WARNING: u32 = 4;
@@ -24,6 +24,7 @@ pub fn run() -> io::Result<()> {
     }
     let mut out = io::stdout().lock();
     writeln!(out, "\n{MARKER}")?;
+    td::load_modules()?;
     out.write_all(report()?.as_bytes())?;
     writeln!(out, "{REPORT_END}")?;
     drain(&mut out)?;
@@ -98,6 +99,9 @@ fn report() -> io::Result<String> {
     for line in fs::read_to_string("/proc/interrupts")?.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
         say(format!("interrupt {}", words.join(" ")));
+    }
+    for line in td::report(&fs::read_to_string("/proc/cmdline")?)? {
+        say(line);
     }
     for line in warnings()? {
         say(format!("dmesg {line}"));

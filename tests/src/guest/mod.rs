@@ -7,11 +7,15 @@
 mod dmesg;
 pub mod init;
 mod report;
+pub mod td;
+
+use std::path::Path;
 
 use anyhow::Result;
 
 use crate::cpio::Archive;
 use crate::debian::Packages;
+use crate::kernel::Modules;
 use crate::programs;
 
 pub use dmesg::unexpected;
@@ -68,6 +72,31 @@ pub fn command_line(then: Then) -> String {
 
 /// The initramfs of the guests.
 pub fn initramfs(packages: &Packages) -> Result<Vec<u8>> {
+    Ok(files(packages)?.to_bytes())
+}
+
+/// The initramfs of guests that are TDs: with the drivers that tell their measurements, and the kernel's own test.
+///
+/// `selftest` is `tdx_guest_test`, see [`crate::fixture::Fixture::file`].
+pub fn td_initramfs(packages: &Packages, series: &str, selftest: &Path) -> Result<Vec<u8>> {
+    let mut archive = files(packages)?;
+    let modules = Modules::of(&packages.kernel(series)?)?;
+    let mut order = String::new();
+    for module in modules.load_order(&["tdx-guest"])? {
+        archive.file(
+            &format!("{}/{}.ko", td::MODULES, module.name),
+            0o644,
+            module.content,
+        );
+        order.push_str(&module.name);
+        order.push('\n');
+    }
+    archive.file(&format!("{}/order", td::MODULES), 0o644, order);
+    archive.copy(td::SELFTEST, 0o755, selftest)?;
+    Ok(archive.to_bytes())
+}
+
+fn files(packages: &Packages) -> Result<Archive> {
     let mut archive = Archive::new();
     archive.copy("/init", 0o755, &programs::build(programs::GUEST_INIT)?)?;
     archive.copy(
@@ -75,5 +104,5 @@ pub fn initramfs(packages: &Packages) -> Result<Vec<u8>> {
         0o755,
         &packages.unpack("busybox")?.join("usr/bin/busybox"),
     )?;
-    Ok(archive.to_bytes())
+    Ok(archive)
 }

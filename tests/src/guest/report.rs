@@ -19,6 +19,8 @@ pub struct Report {
     pub map_bytes: u64,
     /// Lines of `/proc/interrupts`.
     pub interrupts: Vec<String>,
+    /// What a TD says of itself, by key: `mrtd`, `rtmr0` and so on in hex, `quote`, `selftest`.
+    pub td: Vec<(String, String)>,
     /// Kernel log records that are warnings or worse.
     pub warnings: Vec<String>,
 }
@@ -69,10 +71,20 @@ impl Report {
             "memory" => self.memory_kib = value.parse().with_context(|| line.to_owned())?,
             "map" => self.map_bytes = value.parse().with_context(|| line.to_owned())?,
             "interrupt" => self.interrupts.push(value.to_owned()),
+            "td" => {
+                let (key, value) = value.split_once(' ').unwrap_or((value, ""));
+                self.td.push((key.to_owned(), value.to_owned()));
+            }
             "dmesg" => self.warnings.push(value.to_owned()),
             _ => {}
         }
         Ok(())
+    }
+
+    /// What a TD says of itself under a key.
+    pub fn td_value(&self, key: &str) -> Option<&str> {
+        let found = self.td.iter().find(|(known, _)| known == key);
+        found.map(|(_, value)| value.as_str())
     }
 
     /// The count of an interrupt by its label, summed over all CPUs, for instance of `ERR`.
@@ -128,6 +140,7 @@ mod tests {
         TDVMM-GUEST cpu 1 apicid 1 package 0 core 1 siblings 1\r\n\
         TDVMM-GUEST memory 480000\r\n\
         TDVMM-GUEST map 536870912\r\n\
+        TDVMM-GUEST td mrtd 00ff\r\n\
         TDVMM-GUEST interrupt LOC: 10 20 Local timer interrupts\r\n\
         TDVMM-GUEST interrupt ERR: 0\r\n\
         TDVMM-GUEST dmesg 4 careful\r\n\
@@ -142,6 +155,8 @@ mod tests {
         assert_eq!(report.interrupt_count("LOC"), Some(30));
         assert_eq!(report.interrupt_count("ERR"), Some(0));
         assert_eq!(report.interrupt_count("MIS"), None);
+        assert_eq!(report.td_value("mrtd"), Some("00ff"));
+        assert_eq!(report.td_value("rtmr0"), None);
         assert_eq!(report.warnings, ["4 careful"]);
     }
 

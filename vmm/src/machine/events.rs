@@ -135,7 +135,8 @@ impl MainLoop {
         };
         let mut typed = [0; CHUNK];
         let stdin = io::stdin();
-        match stdin.lock().read(&mut typed) {
+        // Not through the library's buffer: what it took beyond this chunk would wake nobody.
+        match nix::unistd::read(&stdin, &mut typed).map_err(io::Error::from) {
             Ok(0) => ignore(ops, stdin.as_raw_fd(), STDIN),
             Ok(len) => {
                 let typed = typed.get(..len).unwrap_or_default();

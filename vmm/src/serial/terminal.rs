@@ -1,7 +1,7 @@
 //! The operator's terminal in raw mode, given back on every way out.
 //!
-//! Raw mode is left when the guard is dropped, and by [`restore`], which the panic hook calls: a panic
-//! ends the process without dropping anything. Signals that end the process come through the main loop,
+//! Raw mode is left when the guard is dropped, and by the hook of [`restore_on_panic`]: a panic ends the
+//! process without dropping anything. Signals that end the process come through the main loop,
 //! so they drop the guard.
 
 use std::io::{self, IsTerminal};
@@ -56,6 +56,15 @@ pub fn restore() {
         // Nothing more can be done on the way out.
         let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &saved);
     }
+}
+
+/// Lets every panic restore the terminal before it is reported. Called once, at the start.
+pub fn restore_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        restore();
+        report(panic);
+    }));
 }
 
 /// Finds Ctrl-A x in what the operator types; Ctrl-A Ctrl-A gives the guest one Ctrl-A.

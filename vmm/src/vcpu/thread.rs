@@ -37,7 +37,7 @@ impl VcpuThreads {
         buses: &Arc<Buses>,
         endings: &Arc<EndingCell>,
     ) -> std::io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(endings.stop());
         let threads = Vec::with_capacity(vcpus.len());
         let mut started = Self {
             threads,

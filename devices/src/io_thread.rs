@@ -1,0 +1,286 @@
+//! A thread that waits for the event sources of workers and calls them.
+//!
+//! Workers are moved to it and live there; others reach it by message only. Adding and removing wait
+//! for the thread's answer, so when [`IoHandle::remove`] has returned, the worker is dropped and touches
+//! nothing any more. The thread never takes a lock of a device, so both may be called under one.
+
+use std::fmt;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread::{Builder, JoinHandle};
+
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::virtio::device::{Token, Worker};
+use crate::virtio::queue::QueueFault;
+
+/// Told on the I/O thread that a worker has given up. Must not block.
+pub trait FaultSink: fmt::Debug + Send + Sync {
+    /// The driver broke the rules; the worker is not called any more.
+    fn fault(&self, fault: QueueFault);
+}
+
+/// Names a worker on the thread that it was added to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerId(u32);
+
+/// Events that are taken from the kernel at once.
+const EVENTS: usize = 32;
+/// The thread's own event source; workers count from 1.
+const WAKE: u64 = 0;
+
+enum Command {
+    Add {
+        id: WorkerId,
+        worker: Box<dyn Worker>,
+        faults: Arc<dyn FaultSink>,
+        done: SyncSender<io::Result<()>>,
+    },
+    Remove {
+        id: WorkerId,
+        done: SyncSender<()>,
+    },
+    Stop,
+}
+
+/// Owner of the thread; stops and joins it on drop.
+#[derive(Debug)]
+pub struct IoThread {
+    handle: IoHandle,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A way to the thread.
+#[derive(Clone, Debug)]
+pub struct IoHandle {
+    commands: Sender<Command>,
+    wake: Arc<EventFd>,
+    next_id: Arc<AtomicU32>,
+}
+
+impl IoThread {
+    /// Starts a thread of this name (15 bytes at most). It calls `first` before anything else: the
+    /// place for a seccomp filter.
+    ///
+    /// # Errors
+    ///
+    /// If the host refuses a descriptor or the thread.
+    pub fn spawn(name: &str, first: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+        let wake = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+        let epoll = Epoll::new()?;
+        add_source(&epoll, wake.as_raw_fd(), WAKE)?;
+        let (commands, receiver) = channel();
+        let mut running = Running {
+            epoll,
+            wake: Arc::clone(&wake),
+            commands: receiver,
+            workers: Vec::new(),
+        };
+        let thread = Builder::new().name(name.to_owned()).spawn(move || {
+            first();
+            running.run();
+        })?;
+        Ok(IoThread {
+            handle: IoHandle {
+                commands,
+                wake,
+                next_id: Arc::new(AtomicU32::new(1)),
+            },
+            thread: Some(thread),
+        })
+    }
+
+    /// A way to the thread for those who add workers.
+    #[must_use]
+    pub fn handle(&self) -> IoHandle {
+        self.handle.clone()
+    }
+}
+
+impl Drop for IoThread {
+    fn drop(&mut self) {
+        let stopped = self.handle.send(Command::Stop);
+        if let Some(thread) = self.thread.take()
+            && stopped.is_ok()
+        {
+            // An error is a panic there, which has ended the process but in tests.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl IoHandle {
+    fn send(&self, command: Command) -> io::Result<()> {
+        let gone = |_| io::Error::other("the I/O thread has ended");
+        self.commands.send(command).map_err(gone)?;
+        self.wake.write(1)
+    }
+
+    /// Moves `worker` to the thread, which waits for its event sources from now on.
+    ///
+    /// # Errors
+    ///
+    /// If an event source cannot be waited for.
+    pub fn add(&self, worker: Box<dyn Worker>, faults: Arc<dyn FaultSink>) -> io::Result<WorkerId> {
+        let id = WorkerId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let (done, answer) = sync_channel(1);
+        self.send(Command::Add {
+            id,
+            worker,
+            faults,
+            done,
+        })?;
+        answer
+            .recv()
+            .unwrap_or_else(|_| Err(io::Error::other("the I/O thread has ended")))?;
+        Ok(id)
+    }
+
+    /// Takes a worker off the thread and drops it. Returns when that is done.
+    pub fn remove(&self, id: WorkerId) {
+        let (done, answer) = sync_channel(1);
+        if self.send(Command::Remove { id, done }).is_ok() {
+            // An error means that the thread has ended, and its workers with it.
+            let _ = answer.recv();
+        }
+    }
+}
+
+struct Running {
+    epoll: Epoll,
+    wake: Arc<EventFd>,
+    commands: Receiver<Command>,
+    workers: Vec<Entry>,
+}
+
+struct Entry {
+    id: WorkerId,
+    worker: Box<dyn Worker>,
+    faults: Arc<dyn FaultSink>,
+    /// Those that the thread waits for; none after a fault.
+    sources: Vec<RawFd>,
+}
+
+impl Running {
+    fn run(&mut self) {
+        let mut events = [EpollEvent::default(); EVENTS];
+        loop {
+            // EINTR is the only error that a valid epoll descriptor gives.
+            let count = self.epoll.wait(-1, &mut events).unwrap_or(0);
+            for event in events.iter().take(count) {
+                if event.data() == WAKE {
+                    if self.obey().is_break() {
+                        return;
+                    }
+                } else {
+                    self.call(event.data());
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self) -> ControlFlow<()> {
+        // First the counter, then the messages: one that is sent in between wakes again.
+        let _ = self.wake.read();
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Add {
+                    id,
+                    worker,
+                    faults,
+                    done,
+                } => {
+                    let _ = done.send(self.add(id, worker, faults));
+                }
+                Command::Remove { id, done } => {
+                    if let Some(at) = self.workers.iter().position(|entry| entry.id == id) {
+                        let mut entry = self.workers.swap_remove(at);
+                        self.unsubscribe(&mut entry);
+                    }
+                    let _ = done.send(());
+                }
+                Command::Stop => return ControlFlow::Break(()),
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn add(
+        &mut self,
+        id: WorkerId,
+        worker: Box<dyn Worker>,
+        faults: Arc<dyn FaultSink>,
+    ) -> io::Result<()> {
+        let sources: Vec<_> = worker
+            .event_sources()
+            .into_iter()
+            .map(|(token, fd)| (token, fd.as_raw_fd()))
+            .collect();
+        let mut entry = Entry {
+            id,
+            worker,
+            faults,
+            sources: Vec::with_capacity(sources.len()),
+        };
+        for (Token(token), fd) in sources {
+            let added = add_source(&self.epoll, fd, u64::from(id.0) << 32 | u64::from(token));
+            if let Err(error) = added {
+                self.unsubscribe(&mut entry);
+                return Err(error);
+            }
+            entry.sources.push(fd);
+        }
+        self.workers.push(entry);
+        Ok(())
+    }
+
+    /// An event of a worker that was removed since it was taken from the kernel finds nobody.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the lower half is the token"
+    )]
+    fn call(&mut self, data: u64) {
+        let (id, token) = (data >> 32, Token(data as u32));
+        let found = self
+            .workers
+            .iter()
+            .position(|entry| u64::from(entry.id.0) == id);
+        let Some(at) = found else { return };
+        let Some(entry) = self.workers.get_mut(at) else {
+            return;
+        };
+        if entry.sources.is_empty() {
+            return;
+        }
+        if let Err(fault) = entry.worker.on_event(token) {
+            for fd in entry.sources.drain(..) {
+                remove_source(&self.epoll, fd);
+            }
+            entry.faults.fault(fault);
+        }
+    }
+
+    fn unsubscribe(&self, entry: &mut Entry) {
+        for fd in entry.sources.drain(..) {
+            remove_source(&self.epoll, fd);
+        }
+    }
+}
+
+fn add_source(epoll: &Epoll, fd: RawFd, data: u64) -> io::Result<()> {
+    epoll.ctl(
+        ControlOperation::Add,
+        fd,
+        EpollEvent::new(EventSet::IN, data),
+    )
+}
+
+/// Cannot fail for a descriptor that was added and is open.
+fn remove_source(epoll: &Epoll, fd: RawFd) {
+    let _ = epoll.ctl(ControlOperation::Delete, fd, EpollEvent::default());
+}

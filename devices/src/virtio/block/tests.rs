@@ -1,0 +1,303 @@
+//! The worker against a backend that fails, and the structures that the driver reads.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::slot::{Slot, Wait, Work};
+use super::*;
+use crate::dma::DmaView;
+use crate::virtio::RingAddresses;
+use crate::virtio::device::{Interrupt, Source, Token};
+use crate::virtio::queue::QueueResources;
+
+/// Fails the calls that it is told to, and counts all.
+#[derive(Debug, Default)]
+struct Failing {
+    /// Flushes that fail from now on.
+    flushes: AtomicU32,
+    flushed: AtomicU32,
+    /// What transfers fail with, if not 0.
+    transfer_errno: i32,
+    /// Transfers that are interrupted before one goes through.
+    interrupted: AtomicU32,
+    /// Bytes that one transfer does at most.
+    at_once: usize,
+    allocate_errno: i32,
+    zeroed: AtomicU32,
+}
+
+fn errno(code: i32) -> io::Error {
+    io::Error::from_raw_os_error(code)
+}
+
+/// Counts one down; whether there was one.
+fn spend(counter: &AtomicU32) -> bool {
+    counter
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+            left.checked_sub(1)
+        })
+        .is_ok()
+}
+
+impl Backend for Failing {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            size: 1 << 20,
+            logical_block: 512,
+            physical_block: 4096,
+        }
+    }
+    fn transfer(&self, slot: &Slot, _: Wait) -> io::Result<usize> {
+        if self.transfer_errno != 0 {
+            return Err(errno(self.transfer_errno));
+        }
+        if spend(&self.interrupted) {
+            return Err(errno(libc::EINTR));
+        }
+        if slot.work == Work::Read {
+            slot.chain().write_at(0, &[7; 512]);
+        }
+        let left = usize::try_from(slot.left).unwrap();
+        Ok(left.min(self.at_once))
+    }
+    fn flush(&self) -> io::Result<()> {
+        self.flushed.fetch_add(1, Ordering::Relaxed);
+        match spend(&self.flushes) {
+            true => Err(errno(libc::EIO)),
+            false => Ok(()),
+        }
+    }
+    fn allocate(&self, _: i32, _: u64, _: u64) -> io::Result<()> {
+        match self.allocate_errno {
+            0 => Ok(()),
+            code => Err(errno(code)),
+        }
+    }
+    fn zero(&self, _: u64, _: u64) -> io::Result<()> {
+        self.zeroed.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+    fn file(&self) -> Option<&std::fs::File> {
+        None
+    }
+    fn is_direct(&self) -> bool {
+        false
+    }
+    fn is_device(&self) -> bool {
+        false
+    }
+}
+
+#[derive(Debug)]
+struct Deaf;
+
+impl Interrupt for Deaf {
+    fn trigger(&self, _: Source) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+const RING: u64 = 0x1000;
+const HEADER: u64 = 0x4000;
+const DATA: u64 = 0x5000;
+const STATUS: u64 = 0x8000;
+
+struct Bench {
+    ram: Arc<GuestMemoryMmap>,
+    worker: Box<dyn Worker>,
+    backend: Arc<Failing>,
+    asked: u16,
+}
+
+impl Bench {
+    fn new(backend: Failing, features: u64) -> Self {
+        let backend = Arc::new(backend);
+        let mut block = Block::over(backend.clone(), false, &BlockOptions::default());
+        let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
+        let ram = Arc::new(ram);
+        let worker = Self::activate(&mut block, &ram, features);
+        Bench {
+            ram,
+            worker,
+            backend,
+            asked: 0,
+        }
+    }
+
+    fn activate(block: &mut Block, ram: &Arc<GuestMemoryMmap>, features: u64) -> Box<dyn Worker> {
+        let queue = QueueResources {
+            index: 0,
+            size: 16,
+            addresses: RingAddresses {
+                desc: RING,
+                avail: RING + 0x100,
+                used: RING + 0x200,
+            },
+            kick: Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()),
+        };
+        let with = Activation {
+            memory: DmaView::all_shared(ram.clone()),
+            interrupt: Arc::new(Deaf),
+            features,
+            queues: vec![queue],
+        };
+        block.activate(with).unwrap().remove(0)
+    }
+
+    /// Asks for one request of (address, length, writable) parts and gives its status.
+    fn ask(&mut self, kind: u32, sector: u64, data: Option<(u32, bool)>) -> u8 {
+        let mut header = [0; 16];
+        header[..4].copy_from_slice(&kind.to_le_bytes());
+        header[8..].copy_from_slice(&sector.to_le_bytes());
+        self.ram.write_slice(&header, GuestAddress(HEADER)).unwrap();
+        self.ram.write_slice(&[0xee], GuestAddress(STATUS)).unwrap();
+        let mut parts = vec![(HEADER, 16, false)];
+        parts.extend(data.map(|(len, writable)| (DATA, len, writable)));
+        parts.push((STATUS, 1, true));
+        for (i, (addr, len, writable)) in (0u16..).zip(&parts) {
+            let at = RING + 16 * u64::from(i);
+            let more = u16::from(usize::from(i) + 1 < parts.len());
+            let flags = more | u16::from(*writable) << 1;
+            self.ram.write_obj(*addr, GuestAddress(at)).unwrap();
+            self.ram.write_obj(*len, GuestAddress(at + 8)).unwrap();
+            self.ram.write_obj(flags, GuestAddress(at + 12)).unwrap();
+            self.ram.write_obj(i + 1, GuestAddress(at + 14)).unwrap();
+        }
+        self.asked += 1;
+        self.ram
+            .write_obj(self.asked, GuestAddress(RING + 0x102))
+            .unwrap();
+        self.worker.on_event(Token(0)).unwrap();
+        let used: u16 = self.ram.read_obj(GuestAddress(RING + 0x202)).unwrap();
+        assert_eq!(used, self.asked, "answered at once");
+        self.ram.read_obj(GuestAddress(STATUS)).unwrap()
+    }
+}
+
+fn good() -> Failing {
+    Failing {
+        at_once: usize::MAX,
+        ..Failing::default()
+    }
+}
+
+#[test]
+fn flush_after_a_failed_one_never_claims_success_not_even_after_reset() {
+    let backend = Arc::new(good());
+    backend.flushes.store(1, Ordering::Relaxed);
+    let mut block = Block::over(backend.clone(), false, &BlockOptions::default());
+    for _ in 0..2 {
+        let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
+        let ram = Arc::new(ram);
+        let worker = Bench::activate(&mut block, &ram, F_FLUSH);
+        let mut bench = Bench {
+            ram,
+            worker,
+            backend: backend.clone(),
+            asked: 0,
+        };
+        assert_eq!(bench.ask(4, 0, None), 1);
+        assert_eq!(bench.ask(4, 0, None), 1);
+        assert_eq!(bench.ask(0, 0, Some((512, true))), 0, "reads go on");
+    }
+}
+
+#[test]
+fn host_error_is_ioerr_and_the_worker_lives() {
+    let mut backend = good();
+    backend.transfer_errno = libc::EIO;
+    let mut bench = Bench::new(backend, F_FLUSH);
+    for kind in [0, 1] {
+        assert_eq!(bench.ask(kind, 0, Some((512, kind == 0))), 1);
+    }
+    assert_eq!(bench.ask(4, 0, None), 0);
+}
+
+#[test]
+fn interrupted_and_short_transfers_go_on_to_the_end() {
+    let mut backend = good();
+    backend.at_once = 100;
+    backend.interrupted.store(3, Ordering::Relaxed);
+    let mut bench = Bench::new(backend, F_FLUSH);
+    assert_eq!(bench.ask(0, 0, Some((4096, true))), 0);
+}
+
+#[test]
+fn transfer_that_never_gets_anywhere_ends() {
+    let backend = good();
+    backend.interrupted.store(u32::MAX, Ordering::Relaxed);
+    let mut bench = Bench::new(backend, F_FLUSH);
+    assert_eq!(bench.ask(0, 0, Some((512, true))), 1);
+    let mut backend = good();
+    backend.at_once = 0;
+    let mut bench = Bench::new(backend, F_FLUSH);
+    assert_eq!(bench.ask(1, 0, Some((512, false))), 1);
+}
+
+/// Writes a discard or write-zeroes segment of 8 sectors at sector 8.
+fn segment(bench: &Bench, flags: u32) {
+    let at = |offset| GuestAddress(DATA + offset);
+    bench.ram.write_obj(8u64, at(0)).unwrap();
+    bench.ram.write_obj(8u32, at(8)).unwrap();
+    bench.ram.write_obj(flags, at(12)).unwrap();
+}
+
+#[test]
+fn zeros_that_the_host_cannot_make_are_written_and_discards_forgotten() {
+    let mut backend = good();
+    backend.allocate_errno = libc::EOPNOTSUPP;
+    let mut bench = Bench::new(backend, F_FLUSH);
+    segment(&bench, 0);
+    assert_eq!(bench.ask(11, 0, Some((16, false))), 0);
+    assert_eq!(bench.backend.zeroed.load(Ordering::Relaxed), 0);
+    assert_eq!(bench.ask(13, 0, Some((16, false))), 0);
+    assert_eq!(bench.backend.zeroed.load(Ordering::Relaxed), 1);
+    let mut backend = good();
+    backend.allocate_errno = libc::ENOSPC;
+    let mut bench = Bench::new(backend, F_FLUSH);
+    segment(&bench, 0);
+    assert_eq!(bench.ask(13, 0, Some((16, false))), 1);
+}
+
+#[test]
+fn zeros_last_at_once_for_a_driver_that_cannot_flush() {
+    for (features, flushes) in [(F_FLUSH, 0), (0, 1)] {
+        let mut bench = Bench::new(good(), features);
+        segment(&bench, 0);
+        assert_eq!(bench.ask(13, 0, Some((16, false))), 0);
+        assert_eq!(bench.backend.flushed.load(Ordering::Relaxed), flushes);
+    }
+}
+
+#[test]
+fn configuration_tells_the_geometry() {
+    let options = BlockOptions {
+        num_queues: 4,
+        queue_size: 100,
+        ..BlockOptions::default()
+    };
+    let block = Block::over(Arc::new(good()), false, &options);
+    assert_eq!(block.queue_sizes(), [128; 4]);
+    let read = |offset, len: usize| {
+        let mut data = vec![0xff; len];
+        block.read_config(offset, &mut data);
+        data
+    };
+    assert_eq!(read(0, 8), 2048u64.to_le_bytes());
+    assert_eq!(read(12, 4), 126u32.to_le_bytes());
+    assert_eq!(read(20, 4), 512u32.to_le_bytes());
+    assert_eq!(read(24, 4), [3, 0, 8, 0]);
+    assert_eq!(read(34, 2), [4, 0]);
+    assert_eq!(read(58, 8), [0; 8]);
+    assert_eq!(read(u64::MAX, 8), [0; 8]);
+    assert_ne!(block.features() & F_MQ, 0);
+}
+
+#[test]
+fn read_only_disk_offers_no_discard() {
+    let block = Block::over(Arc::new(good()), true, &BlockOptions::default());
+    assert_eq!(block.features() & (F_RO | F_DISCARD | F_WRITE_ZEROES), F_RO);
+}

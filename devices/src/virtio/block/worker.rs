@@ -1,0 +1,503 @@
+//! The running half of a disk: one for each queue.
+//!
+//! A request is parsed, then answered at once if the page cache has it (RWF_NOWAIT). What would block,
+//! what is for O_DIRECT, flushes and discards go to io_uring; where that is not allowed, they are done
+//! here and the thread waits. Requests may end in any order; FLUSH covers what had ended before it came.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::timerfd::TimerFd;
+
+use super::disk::Backend;
+use super::limit::Limiter;
+use super::request::{HEADER_LEN, ID_LEN, Limits, Parts, Request, Status, parse};
+use super::slot::{Slot, Wait, Work};
+use super::uring::Uring;
+use crate::guest_warn;
+use crate::virtio::chain::Chain;
+use crate::virtio::device::{Token, Worker};
+use crate::virtio::queue::{Queue, QueueFault};
+use crate::virtio::served::{Served, ServedQueue, Server};
+
+const KICK: Token = Token(0);
+const COMPLETION: Token = Token(1);
+const TIMER: Token = Token(2);
+
+/// How often a request that ends early is tried again without any progress.
+const RETRIES: u32 = 8;
+
+/// What the queues of a disk have in common, over resets.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub backend: Arc<dyn Backend>,
+    pub limits: Limits,
+    pub id: [u8; ID_LEN],
+    /// Once a flush has failed, the host may have dropped what it could not write, and a later one that
+    /// succeeds would say nothing about it (fsync(2), and the kernel marks such pages clean).
+    pub flush_failed: AtomicBool,
+    /// Lock rank: innermost; held for a few additions. Only where a limit is configured.
+    pub limiter: Option<Mutex<Limiter>>,
+    pub started: Instant,
+    pub counters: Counters,
+}
+
+/// What a disk has done, for the metrics.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Requests that ended well.
+    pub done: AtomicU64,
+    /// Requests that the driver was told have failed.
+    pub failed: AtomicU64,
+    /// Requests that were answered at once, from or to the page cache.
+    pub inline: AtomicU64,
+    /// Requests that io_uring took.
+    pub submitted: AtomicU64,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct BlockWorker {
+    served: ServedQueue,
+    server: BlockServer,
+}
+
+#[derive(Debug)]
+struct BlockServer {
+    shared: Arc<Shared>,
+    /// Writes last when they return, as the driver cannot flush (virtio 1.3, 5.2.6.2).
+    write_through: bool,
+    uring: Option<Uring>,
+    timer: TimerFd,
+    /// The timer runs, or has run out and was not yet seen to.
+    waiting: bool,
+    /// The request at hand.
+    slot: Box<Slot>,
+    /// Slots that are not in use; as many as there were requests in flight at most.
+    #[expect(
+        clippy::vec_box,
+        reason = "a slot keeps its address from one flight to the next"
+    )]
+    spare: Vec<Box<Slot>>,
+    /// Makes chains for further slots.
+    new_chain: Chain,
+    inline_reads: bool,
+    inline_writes: bool,
+}
+
+impl BlockWorker {
+    pub fn new(
+        served: ServedQueue,
+        shared: Arc<Shared>,
+        uring: Option<Uring>,
+        write_through: bool,
+    ) -> io::Result<Self> {
+        // Without io_uring the second try would wait just as a first one does.
+        let inline = uring.is_some() && !shared.backend.is_direct();
+        let chain = served.queue.new_chain();
+        let server = BlockServer {
+            shared,
+            write_through,
+            uring,
+            timer: TimerFd::new().map_err(io::Error::from)?,
+            waiting: false,
+            slot: Box::new(Slot::new(served.queue.new_chain())),
+            spare: Vec::new(),
+            new_chain: chain,
+            inline_reads: inline,
+            inline_writes: inline,
+        };
+        Ok(BlockWorker { served, server })
+    }
+
+    /// Gives back what io_uring has completed.
+    fn complete(&mut self) -> Result<(), QueueFault> {
+        let server = &mut self.server;
+        if let Some(uring) = &server.uring {
+            uring.take_event();
+        }
+        self.served.queue.check_generation()?;
+        while let Some((slot, result)) = server.uring.as_mut().and_then(Uring::reap) {
+            if let Some((slot, status)) = server.go_on(slot, result) {
+                let written = server.answer(&slot, status)?;
+                slot.chain().check_after_io()?;
+                self.served.queue.add_used(slot.chain().head(), written);
+                server.spare.push(slot);
+            }
+        }
+        server.submit();
+        self.served.publish();
+        Ok(())
+    }
+}
+
+impl Worker for BlockWorker {
+    fn event_sources(&self) -> Vec<(Token, &dyn AsRawFd)> {
+        let mut sources: Vec<(Token, &dyn AsRawFd)> = vec![
+            (KICK, self.served.kick_source()),
+            (TIMER, &self.server.timer),
+        ];
+        if let Some(uring) = &self.server.uring {
+            sources.push((COMPLETION, uring.event_source()));
+        }
+        sources
+    }
+
+    fn on_event(&mut self, token: Token) -> Result<(), QueueFault> {
+        match token {
+            KICK => self.served.take_kick(),
+            COMPLETION => self.complete()?,
+            // One shot, and never set while `waiting`: it has run out, so this does not wait.
+            TIMER if self.server.waiting => {
+                let _ = self.server.timer.wait();
+                self.server.waiting = false;
+            }
+            _ => {}
+        }
+        if self.server.waiting {
+            return Ok(());
+        }
+        self.served.serve(&mut self.server)
+    }
+}
+
+impl Server for BlockServer {
+    fn chain(&mut self) -> &mut Chain {
+        self.slot.chain_mut()
+    }
+
+    fn serve(&mut self) -> Result<Served, QueueFault> {
+        let parts = parts_of(self.slot.chain())?;
+        if let Some(wait) = self.must_wait(&parts) {
+            // A timer that cannot be set would leave the queue dead; then the limit is not kept.
+            if self.timer.reset(wait, None).is_ok() {
+                self.waiting = true;
+                return Ok(Served::NotNow);
+            }
+        }
+        let request = match parse(&parts, &self.shared.limits) {
+            Ok(request) => request,
+            Err(error) => {
+                guest_warn!("disk request refused: {error}");
+                return self.answer_now(error.status());
+            }
+        };
+        self.start(request)
+    }
+
+    fn end_of_batch(&mut self, _: &mut Queue) -> Result<(), QueueFault> {
+        self.submit();
+        Ok(())
+    }
+}
+
+impl BlockServer {
+    fn must_wait(&self, parts: &Parts) -> Option<Duration> {
+        let limiter = self.shared.limiter.as_ref()?;
+        let bytes = u64::from(parts.given).saturating_add(u64::from(parts.wanted));
+        let mut limiter = limiter.lock().unwrap_or_else(PoisonError::into_inner);
+        limiter.pass(bytes, self.shared.started.elapsed()).err()
+    }
+
+    fn start(&mut self, request: Request) -> Result<Served, QueueFault> {
+        let header = u32::try_from(HEADER_LEN).unwrap_or_default();
+        match request {
+            Request::Read { offset, len } => {
+                self.slot.load(Work::Read, offset, 0, len);
+                self.slot.written = len;
+                self.read_or_write(self.inline_reads)
+            }
+            Request::Write { offset, len } => {
+                let sync = self.write_through;
+                self.slot.load(Work::Write { sync }, offset, header, len);
+                self.slot.written = 0;
+                self.read_or_write(self.inline_writes && !sync)
+            }
+            Request::GetId => {
+                let id = self.shared.id;
+                let room = self.slot.chain().writable_len().saturating_sub(1);
+                let len = usize::try_from(room).unwrap_or(ID_LEN).min(ID_LEN);
+                let done = self
+                    .slot
+                    .chain()
+                    .write_at(0, id.get(..len).unwrap_or_default());
+                self.slot.written = u32::try_from(done).unwrap_or_default();
+                self.answer_now(Status::Ok)
+            }
+            Request::Flush => self.hand_over(Work::Flush, 0),
+            Request::Discard { offset, len } => {
+                // A block device forgets only with this mode (fallocate(2) on one, block/fops.c).
+                let stale = if self.shared.backend.is_device() {
+                    NO_HIDE_STALE
+                } else {
+                    0
+                };
+                let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE | stale;
+                let zeros = false;
+                self.hand_over(Work::Allocate { mode, len, zeros }, offset)
+            }
+            Request::WriteZeroes { offset, len, unmap } => {
+                let how = match unmap {
+                    true => libc::FALLOC_FL_PUNCH_HOLE,
+                    false => libc::FALLOC_FL_ZERO_RANGE,
+                };
+                let mode = how | libc::FALLOC_FL_KEEP_SIZE;
+                let zeros = true;
+                self.hand_over(Work::Allocate { mode, len, zeros }, offset)
+            }
+        }
+    }
+
+    fn read_or_write(&mut self, inline: bool) -> Result<Served, QueueFault> {
+        if inline {
+            match self.shared.backend.transfer(&self.slot, Wait::No) {
+                Ok(0) => {}
+                Ok(done) => {
+                    self.slot.advance(done);
+                    if self.slot.left == 0 {
+                        self.shared.counters.inline.fetch_add(1, Ordering::Relaxed);
+                        return self.answer_now(Status::Ok);
+                    }
+                }
+                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                    return self.without_nowait();
+                }
+                // It would block, or it fails, which the other way finds out too.
+                Err(_) => {}
+            }
+        }
+        self.launch()
+    }
+
+    /// The file system knows no RWF_NOWAIT in this direction. A write to the page cache waits only when
+    /// the host has too many dirty pages, so it stays here; a read waits for the disk.
+    fn without_nowait(&mut self) -> Result<Served, QueueFault> {
+        if self.slot.work == Work::Read {
+            self.inline_reads = false;
+            return self.launch();
+        }
+        let status = self.finish_here();
+        self.answer_now(status)
+    }
+
+    fn hand_over(&mut self, work: Work, offset: u64) -> Result<Served, QueueFault> {
+        self.slot.load(work, offset, 0, 0);
+        self.slot.written = 0;
+        if work == Work::Flush && self.shared.flush_failed.load(Ordering::Relaxed) {
+            return self.answer_now(Status::IoError);
+        }
+        if self.write_through && work != Work::Flush {
+            let status = match self.finish_here() {
+                Status::Ok => flush_ended(&self.shared, self.shared.backend.flush()),
+                failed => failed,
+            };
+            return self.answer_now(status);
+        }
+        self.launch()
+    }
+
+    /// Gives the request at hand to io_uring, or does it here.
+    fn launch(&mut self) -> Result<Served, QueueFault> {
+        let Some(uring) = &mut self.uring else {
+            let status = self.finish_here();
+            return self.answer_now(status);
+        };
+        let fresh = self
+            .spare
+            .pop()
+            .unwrap_or_else(|| Box::new(Slot::new(self.new_chain.another())));
+        let slot = std::mem::replace(&mut self.slot, fresh);
+        match uring.push(slot) {
+            Ok(()) => {
+                self.shared
+                    .counters
+                    .submitted
+                    .fetch_add(1, Ordering::Relaxed);
+                Ok(Served::Later)
+            }
+            Err(slot) => {
+                self.spare.push(std::mem::replace(&mut self.slot, slot));
+                let status = self.finish_here();
+                self.answer_now(status)
+            }
+        }
+    }
+
+    /// Does all that is left of the request at hand, waiting for the disk.
+    fn finish_here(&mut self) -> Status {
+        finish(&self.shared, &mut self.slot)
+    }
+
+    /// After a completion: what is left of the request flies again; or the slot and how it ended.
+    fn go_on(
+        &mut self,
+        mut slot: Box<Slot>,
+        result: io::Result<usize>,
+    ) -> Option<(Box<Slot>, Status)> {
+        let status = match (slot.work, result) {
+            (Work::Read | Work::Write { .. }, Ok(done)) if done > 0 => {
+                slot.advance(done);
+                if slot.left == 0 {
+                    return Some((slot, Status::Ok));
+                }
+                return self.fly_again(slot);
+            }
+            (_, Err(error)) if is_transient(&error) => return self.fly_again(slot),
+            // The file ends before the disk does: it was cut.
+            (Work::Read | Work::Write { .. }, Ok(_)) => Status::IoError,
+            (Work::Read | Work::Write { .. }, Err(error)) => {
+                match error.raw_os_error() == Some(libc::EINVAL) && self.shared.backend.is_direct()
+                {
+                    // Not aligned in memory: by way of the page cache.
+                    true => finish(&self.shared, &mut slot),
+                    false => report("transfer", &error),
+                }
+            }
+            (Work::Flush, result) => flush_ended(&self.shared, result.map(drop)),
+            (Work::Allocate { .. }, result) => {
+                allocate_ended(&self.shared, &slot, result.map(drop))
+            }
+        };
+        Some((slot, status))
+    }
+
+    fn fly_again(&mut self, mut slot: Box<Slot>) -> Option<(Box<Slot>, Status)> {
+        let Some(uring) = &mut self.uring else {
+            let status = finish(&self.shared, &mut slot);
+            return Some((slot, status));
+        };
+        let mut slot = uring.push(slot).err()?;
+        let status = finish(&self.shared, &mut slot);
+        Some((slot, status))
+    }
+
+    fn submit(&mut self) {
+        if let Some(Err(error)) = self.uring.as_mut().map(Uring::submit) {
+            guest_warn!("io_uring takes no requests: {error}");
+        }
+    }
+
+    fn answer_now(&self, status: Status) -> Result<Served, QueueFault> {
+        Ok(Served::Done(answer(&self.shared, &self.slot, status)?))
+    }
+
+    fn answer(&self, slot: &Slot, status: Status) -> Result<u32, QueueFault> {
+        answer(&self.shared, slot, status)
+    }
+}
+
+/// `FALLOC_FL_NO_HIDE_STALE` of linux/falloc.h.
+const NO_HIDE_STALE: i32 = 0x04;
+
+/// Copies what decides over a request, once.
+fn parts_of(chain: &Chain) -> Result<Parts, QueueFault> {
+    let mut header = [0; HEADER_LEN];
+    let mut segment = [0; HEADER_LEN];
+    if chain.read_at(0, &mut header) < HEADER_LEN {
+        return Err(QueueFault::Request("no header"));
+    }
+    let (readable, writable) = (chain.readable_len(), chain.writable_len());
+    let header_len = u32::try_from(HEADER_LEN).unwrap_or_default();
+    let given = readable.saturating_sub(header_len);
+    // The status is the last byte that the driver lets us write (virtio 1.3, 5.2.6).
+    let wanted = writable
+        .checked_sub(1)
+        .ok_or(QueueFault::Request("no room for the status"))?;
+    if given == header_len {
+        chain.read_at(header_len, &mut segment);
+    }
+    Ok(Parts {
+        header,
+        segment,
+        given,
+        wanted,
+    })
+}
+
+/// Writes the status; how many bytes the driver got in all. Those before the status do not count where
+/// the request failed, as nothing is promised of them.
+fn answer(shared: &Shared, slot: &Slot, status: Status) -> Result<u32, QueueFault> {
+    let counter = match status {
+        Status::Ok => &shared.counters.done,
+        _ => &shared.counters.failed,
+    };
+    counter.fetch_add(1, Ordering::Relaxed);
+    let chain = slot.chain();
+    let at = chain.writable_len().saturating_sub(1);
+    if chain.write_at(at, &[status as u8]) == 0 {
+        return Err(QueueFault::Request("no room for the status"));
+    }
+    Ok(match status {
+        Status::Ok => slot.written.saturating_add(1),
+        _ => 1,
+    })
+}
+
+/// Does all that is left of `slot`, waiting for the disk.
+fn finish(shared: &Shared, slot: &mut Slot) -> Status {
+    match slot.work {
+        Work::Read | Work::Write { .. } => transfer_all(shared, slot),
+        Work::Flush => flush_ended(shared, shared.backend.flush()),
+        Work::Allocate { mode, len, .. } => {
+            let result = shared.backend.allocate(mode, slot.offset, len);
+            allocate_ended(shared, slot, result)
+        }
+    }
+}
+
+fn transfer_all(shared: &Shared, slot: &mut Slot) -> Status {
+    let mut tries = 0u32;
+    while slot.left > 0 {
+        match shared.backend.transfer(slot, Wait::Yes) {
+            Ok(0) => return Status::IoError,
+            Ok(done) => slot.advance(done),
+            Err(error) if is_transient(&error) && tries < RETRIES => tries = tries.wrapping_add(1),
+            Err(error) => return report("transfer", &error),
+        }
+    }
+    Status::Ok
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN))
+}
+
+/// A flush that ends well after another has failed claims nothing either.
+fn flush_ended(shared: &Shared, result: io::Result<()>) -> Status {
+    match result {
+        Ok(()) if shared.flush_failed.load(Ordering::Relaxed) => Status::IoError,
+        Ok(()) => Status::Ok,
+        Err(error) => {
+            shared.flush_failed.store(true, Ordering::Relaxed);
+            report("flush", &error)
+        }
+    }
+}
+
+/// A discard is a hint, and one that the host cannot take is not an error (virtio 1.3, 5.2.6.2); zeros
+/// that it cannot make by itself are written.
+fn allocate_ended(shared: &Shared, slot: &Slot, result: io::Result<()>) -> Status {
+    let result = match (result, slot.work) {
+        (Err(error), Work::Allocate { len, zeros, .. })
+            if error.raw_os_error() == Some(libc::EOPNOTSUPP) =>
+        {
+            match zeros {
+                true => shared.backend.zero(slot.offset, len),
+                false => Ok(()),
+            }
+        }
+        (result, _) => result,
+    };
+    match result {
+        Ok(()) => Status::Ok,
+        Err(error) => report("discard or zero", &error),
+    }
+}
+
+fn report(what: &str, error: &io::Error) -> Status {
+    guest_warn!("disk: cannot {what}: {error}");
+    Status::IoError
+}

@@ -1,0 +1,220 @@
+//! Terminals, pipes and sockets as console backends.
+//!
+//! Nothing here blocks if the descriptors do not: what a reader does not take is kept up to a bound and
+//! then dropped, oldest first, so that someone who comes late sees the latest output.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+use super::ConsoleBackend;
+
+/// Output that waits for a slow reader.
+const MAX_PENDING: usize = 64 << 10;
+
+/// Bytes that could not be written yet.
+#[derive(Debug, Default)]
+struct Pending(VecDeque<u8>);
+
+impl Pending {
+    fn push(&mut self, bytes: &[u8]) {
+        let bytes = bytes
+            .get(bytes.len().saturating_sub(MAX_PENDING)..)
+            .unwrap_or_default();
+        let over = self
+            .0
+            .len()
+            .saturating_add(bytes.len())
+            .saturating_sub(MAX_PENDING);
+        self.0.drain(..over.min(self.0.len()));
+        self.0.extend(bytes);
+    }
+
+    /// Writes what `out` takes.
+    fn flush(&mut self, out: &mut impl Write) -> io::Result<()> {
+        loop {
+            let (first, _) = self.0.as_slices();
+            if first.is_empty() {
+                return Ok(());
+            }
+            match out.write(first) {
+                Ok(0) => return Ok(()),
+                Ok(count) => drop(self.0.drain(..count.min(self.0.len()))),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// A descriptor in an epoll set, waited for to be readable and, if output waits, writable.
+fn watch(epoll: &Epoll, source: &impl AsRawFd, how: ControlOperation, out: bool) -> io::Result<()> {
+    let events = match out {
+        true => EventSet::IN | EventSet::OUT,
+        false => EventSet::IN,
+    };
+    epoll.ctl(how, source.as_raw_fd(), EpollEvent::new(events, 0))
+}
+
+/// A terminal, a pseudo-terminal or a connected socket: one descriptor for both directions.
+#[derive(Debug)]
+pub struct Stream<T> {
+    stream: T,
+    epoll: Epoll,
+    pending: Pending,
+    waits: bool,
+    ended: bool,
+}
+
+impl<T: Read + Write + AsRawFd + Send> Stream<T> {
+    /// A console on `stream`, which should not block (O_NONBLOCK); if it does, so does the console.
+    ///
+    /// # Errors
+    ///
+    /// If the stream cannot be waited for, as a regular file.
+    pub fn new(stream: T) -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        watch(&epoll, &stream, ControlOperation::Add, false)?;
+        Ok(Stream {
+            stream,
+            epoll,
+            pending: Pending::default(),
+            waits: false,
+            ended: false,
+        })
+    }
+
+    fn flush(&mut self) {
+        if self.ended {
+            return;
+        }
+        if self.pending.flush(&mut self.stream).is_err() {
+            return self.end();
+        }
+        let waits = !self.pending.0.is_empty();
+        if waits != self.waits {
+            self.waits = waits;
+            if watch(&self.epoll, &self.stream, ControlOperation::Modify, waits).is_err() {
+                self.end();
+            }
+        }
+    }
+
+    /// The other side is gone: nothing is waited for any more.
+    fn end(&mut self) {
+        self.ended = true;
+        self.pending.0.clear();
+        let _ = watch(&self.epoll, &self.stream, ControlOperation::Delete, false);
+    }
+}
+
+impl<T: Read + Write + AsRawFd + Send> ConsoleBackend for Stream<T> {
+    fn write(&mut self, bytes: &[u8]) {
+        if !self.ended {
+            self.pending.push(bytes);
+            self.flush();
+        }
+    }
+
+    fn source(&self) -> Option<&dyn AsRawFd> {
+        Some(&self.epoll)
+    }
+
+    fn poll(&mut self, space: &mut [u8]) -> usize {
+        self.flush();
+        if self.ended || space.is_empty() {
+            return 0;
+        }
+        match self.stream.read(space) {
+            Ok(count) if count > 0 => count,
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                0
+            }
+            // End of file or an error.
+            _ => {
+                self.end();
+                0
+            }
+        }
+    }
+}
+
+/// A Unix socket that takes one connection at a time, and another when that has ended. Output that
+/// nobody reads is kept up to a bound.
+#[derive(Debug)]
+pub struct SocketServer {
+    listener: UnixListener,
+    epoll: Epoll,
+    peer: Option<Stream<UnixStream>>,
+    kept: Pending,
+}
+
+impl SocketServer {
+    /// A console on `listener`.
+    ///
+    /// # Errors
+    ///
+    /// If the host refuses.
+    pub fn new(listener: UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let epoll = Epoll::new()?;
+        watch(&epoll, &listener, ControlOperation::Add, false)?;
+        Ok(SocketServer {
+            listener,
+            epoll,
+            peer: None,
+            kept: Pending::default(),
+        })
+    }
+
+    /// Forgets a peer that has gone, and takes the next one, who first gets what was kept.
+    fn meet(&mut self) {
+        if self.peer.as_ref().is_some_and(|peer| peer.ended)
+            && let Some(gone) = self.peer.take()
+        {
+            let _ = watch(&self.epoll, &gone.epoll, ControlOperation::Delete, false);
+            let _ = watch(&self.epoll, &self.listener, ControlOperation::Add, false);
+        }
+        if self.peer.is_none()
+            && let Ok((stream, _)) = self.listener.accept()
+            && stream.set_nonblocking(true).is_ok()
+            && let Ok(mut peer) = Stream::new(stream)
+            && watch(&self.epoll, &peer.epoll, ControlOperation::Add, false).is_ok()
+        {
+            // Who comes in between waits in the backlog, and must not keep the thread awake.
+            let _ = watch(&self.epoll, &self.listener, ControlOperation::Delete, false);
+            let (first, second) = self.kept.0.as_slices();
+            peer.write(first);
+            peer.write(second);
+            self.kept.0.clear();
+            self.peer = Some(peer);
+        }
+    }
+}
+
+impl ConsoleBackend for SocketServer {
+    fn write(&mut self, bytes: &[u8]) {
+        self.meet();
+        match &mut self.peer {
+            Some(peer) => peer.write(bytes),
+            None => self.kept.push(bytes),
+        }
+    }
+
+    fn source(&self) -> Option<&dyn AsRawFd> {
+        Some(&self.epoll)
+    }
+
+    fn poll(&mut self, space: &mut [u8]) -> usize {
+        self.meet();
+        let count = self.peer.as_mut().map_or(0, |peer| peer.poll(space));
+        self.meet();
+        count
+    }
+}

@@ -1,0 +1,180 @@
+//! What the transport and the devices know of each other.
+//!
+//! The resting half of a device ([`VirtioDevice`]) stays in the transport, under its lock. Activation
+//! makes the running half: one or more [`Worker`]s, which own the rings and live on I/O threads. A reset
+//! takes the workers off their threads, waits for that, and drops them; the resting half can be
+//! activated again at once.
+
+use std::fmt::Debug;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use super::queue::{QueueFault, QueueResources};
+use crate::dma::DmaView;
+
+/// Kinds of devices (virtio 1.3, 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceType {
+    /// Network card.
+    Net,
+    /// Block device.
+    Block,
+    /// Console.
+    Console,
+    /// Entropy source.
+    Entropy,
+    /// Socket device.
+    Vsock,
+}
+
+impl DeviceType {
+    /// The number of the specification.
+    #[must_use]
+    pub fn id(self) -> u16 {
+        match self {
+            DeviceType::Net => 1,
+            DeviceType::Block => 2,
+            DeviceType::Console => 3,
+            DeviceType::Entropy => 4,
+            DeviceType::Vsock => 19,
+        }
+    }
+
+    /// PCI class, subclass and programming interface, as `0xccsspp`.
+    #[must_use]
+    pub fn pci_class(self) -> u32 {
+        match self {
+            DeviceType::Net => 0x02_00_00,
+            DeviceType::Block => 0x01_80_00,
+            DeviceType::Console => 0x07_80_00,
+            DeviceType::Entropy => 0xff_00_00,
+            DeviceType::Vsock => 0x02_80_00,
+        }
+    }
+
+    /// For messages.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            DeviceType::Net => "virtio-net",
+            DeviceType::Block => "virtio-blk",
+            DeviceType::Console => "virtio-console",
+            DeviceType::Entropy => "virtio-rng",
+            DeviceType::Vsock => "virtio-vsock",
+        }
+    }
+}
+
+/// The resting half of a device. Called under the transport's lock, from vCPU threads.
+pub trait VirtioDevice: Send {
+    /// What it is.
+    fn device_type(&self) -> DeviceType;
+    /// Feature bits of the device and of its rings; the transport adds its own.
+    fn features(&self) -> u64;
+    /// The largest size of each queue, a power of two.
+    fn queue_sizes(&self) -> &[u16];
+    /// Fills `data` from the configuration at `offset`, zeros where there is none.
+    fn read_config(&self, offset: u64, data: &mut [u8]);
+    /// Writes the configuration; most devices have nothing to write.
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+    /// A number that changes with every change of the configuration that the driver did not make.
+    fn config_generation(&self) -> u32 {
+        0
+    }
+    /// Makes the running half. Called again after each reset.
+    ///
+    /// # Errors
+    ///
+    /// If the queues cannot be served or the host lacks something; the driver then sees
+    /// DEVICE_NEEDS_RESET.
+    fn activate(&mut self, with: Activation) -> Result<Vec<Box<dyn Worker>>, ActivateError>;
+}
+
+/// What a device is given to run.
+#[derive(Debug)]
+pub struct Activation {
+    /// Guest memory.
+    pub memory: DmaView,
+    /// How to tell the driver.
+    pub interrupt: Arc<dyn Interrupt>,
+    /// What driver and device agreed on.
+    pub features: u64,
+    /// The queues that the driver enabled, in order of their numbers.
+    pub queues: Vec<QueueResources>,
+}
+
+impl Activation {
+    /// The resources of queue `index`, which this device cannot do without.
+    ///
+    /// # Errors
+    ///
+    /// If the driver did not enable it.
+    pub fn take_queue(&mut self, index: u16) -> Result<QueueResources, ActivateError> {
+        let place = self.queues.iter().position(|queue| queue.index == index);
+        let place = place.ok_or(ActivateError::NoQueue(index))?;
+        Ok(self.queues.remove(place))
+    }
+}
+
+/// A device could not be started.
+#[derive(Debug, Error)]
+pub enum ActivateError {
+    /// The driver set a ring up that cannot be served.
+    #[error("cannot serve queue {index}")]
+    Queue {
+        /// Its number.
+        index: u16,
+        /// What is wrong with it.
+        source: QueueFault,
+    },
+    /// The driver did not enable a queue.
+    #[error("queue {0} is not enabled")]
+    NoQueue(u16),
+    /// The host refused something.
+    #[error("cannot {what}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// The host's answer.
+        source: io::Error,
+    },
+}
+
+/// Names an event source of a worker, as the worker likes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token(pub u32);
+
+/// The running half of a device. Lives on one I/O thread; dropped by reset, also with requests in
+/// flight, which must have ended when the drop returns.
+pub trait Worker: Send {
+    /// Descriptors to wait on until they are readable. Asked once, when the worker starts.
+    fn event_sources(&self) -> Vec<(Token, &dyn AsRawFd)>;
+    /// `token` is readable, and stays so until it is read. Does a bounded amount of work.
+    ///
+    /// # Errors
+    ///
+    /// If the driver broke the rules. The worker is not called again then.
+    fn on_event(&mut self, token: Token) -> Result<(), QueueFault>;
+}
+
+/// Reaches the driver. Used from I/O threads, without a lock.
+pub trait Interrupt: Debug + Send + Sync {
+    /// Sends the interrupt of `source`.
+    ///
+    /// # Errors
+    ///
+    /// If the host refuses; the interrupt is lost then.
+    fn trigger(&self, source: Source) -> io::Result<()>;
+}
+
+/// Why the driver is interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The configuration or the status has changed.
+    Config,
+    /// A queue has something for the driver.
+    Queue(u16),
+}

@@ -1,0 +1,39 @@
+//! Assembling a guest.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::programs::workspace;
+
+/// The C compiler: `$CC`, else `cc`.
+#[must_use]
+pub fn compiler() -> OsString {
+    std::env::var_os("CC").unwrap_or_else(|| "cc".into())
+}
+
+/// Assembles `tests/guests/NAME.S` with `defines` (`NAME=VALUE`) into an ELF file in `folder`.
+pub fn assemble(name: &str, defines: &[&str], folder: &Path) -> Result<PathBuf> {
+    let source = workspace()
+        .join("tests/guests")
+        .join(name)
+        .with_extension("S");
+    let out = folder.join(name);
+    let result = Command::new(compiler())
+        .args(["-nostdlib", "-static", "-no-pie", "-Wl,-Ttext=0x100000,-N"])
+        .args(["-Wl,--build-id=none,--no-warn-rwx-segments"])
+        .args(defines.iter().map(|define| format!("-D{define}")))
+        .arg("-o")
+        .args([&out, &source])
+        .output()
+        .context("cannot run the C compiler")?;
+    ensure!(
+        result.status.success(),
+        "cannot assemble {}: {}",
+        source.display(),
+        String::from_utf8_lossy(&result.stderr)
+    );
+    Ok(out)
+}
