@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 
 use crate::config::{
-    ConfigError, PayloadConfig, VmConfig, parse_cpus, parse_memory, parse_platform, parse_serial,
+    ConfigError, PayloadConfig, VmConfig, parse_cpus, parse_disk, parse_memory, parse_platform,
+    parse_serial,
 };
 
 /// A minimal virtual machine monitor for Intel TDX on Linux KVM.
@@ -65,6 +66,11 @@ pub struct Cli {
     /// First serial port: off, null, tty, file=PATH or socket=PATH  [default: tty, in a TD off]
     #[arg(long, value_name = "WHERE", conflicts_with = "config")]
     serial: Option<String>,
+
+    /// Disk: path=FILE[,readonly=on][,direct=on][,cache=writeback|none][,image_type=raw][,num_queues=N]
+    /// [,queue_size=N][,serial=TEXT][,id=NAME][,bw_size=N][,ops_size=N]; once for each disk
+    #[arg(long, value_name = "path=FILE", conflicts_with = "config")]
+    disk: Vec<String>,
 
     /// Read the machine from a JSON file instead of from options
     #[arg(long, value_name = "FILE")]
@@ -129,6 +135,11 @@ impl Cli {
                 .transpose()?
                 .unwrap_or_default(),
             serial: self.serial.as_deref().map(parse_serial).transpose()?,
+            disks: self
+                .disk
+                .iter()
+                .map(|text| parse_disk(text))
+                .collect::<Result<_, _>>()?,
         })
     }
 }

@@ -8,12 +8,16 @@
 //!
 //! All of it happens before anything is created. An error names the option, the value and the remedy.
 
+mod devices;
+mod disk;
 mod model;
 mod options;
 mod size;
 mod td;
 mod validate;
 
+pub use devices::{Device, PciDevice};
+pub use disk::{Disk, DiskCache, DiskConfig, ImageType, Limit, parse_disk};
 pub use model::{
     CpusConfig, MemoryConfig, PayloadConfig, PlatformConfig, SerialConfig, SerialMode,
     TopologyConfig, VmConfig,

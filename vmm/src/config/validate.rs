@@ -7,6 +7,7 @@ use serde::Serialize;
 use tdvmm_arch::layout::RamLayout;
 use tdvmm_arch::topology::Topology;
 
+use super::devices::{self, PciDevice};
 use super::{ConfigError, PayloadConfig, SerialConfig, SerialMode, TdOptions, VmConfig};
 
 /// Bytes of a command line with its final 0, at most. Linux: COMMAND_LINE_SIZE of x86 is 2048; newer and
@@ -24,6 +25,8 @@ pub struct Machine {
     pub ram: RamLayout,
     /// The first serial port.
     pub serial: SerialBackend,
+    /// What becomes a PCI function, in the order of the slots.
+    pub devices: Vec<PciDevice>,
     /// Set when the machine is a TD.
     pub td: Option<TdOptions>,
 }
@@ -92,6 +95,7 @@ pub fn validate(config: &VmConfig) -> Result<Machine, ConfigError> {
         ram: RamLayout::new(size)
             .map_err(|e| ConfigError::option("--memory", format!("size={size}"), e.to_string()))?,
         serial: serial(config.serial.as_ref(), td.is_some())?,
+        devices: devices::devices(config)?,
         td,
     })
 }

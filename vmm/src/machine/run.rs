@@ -6,6 +6,7 @@ use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::events::{self, LoopError};
+use super::functions::{self, DeviceError};
 use super::launch_plain::{self, LaunchError};
 use super::launch_td::{self, TdLaunchError};
 use crate::config::{Machine, SerialBackend};
@@ -46,6 +47,9 @@ pub enum RunError {
         /// Width of guest-physical addresses.
         bits: u32,
     },
+    /// What a device needs cannot be had.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// KVM cannot be used.
     #[error(transparent)]
     Kvm(#[from] KvmError),
@@ -74,7 +78,7 @@ impl RunError {
     pub fn is_config(&self) -> bool {
         matches!(
             self,
-            Self::Payload(_) | Self::Plan(_) | Self::TooManyVcpus { .. }
+            Self::Payload(_) | Self::Plan(_) | Self::Device(_) | Self::TooManyVcpus { .. }
         )
     }
 }
@@ -110,14 +114,15 @@ impl Prepared {
         let Self { plan, files } = self;
         let host = Host::open()?;
         check_limits(&plan, &host)?;
+        let devices = functions::open(&plan.pci)?;
         let signals = events::take_signals()?;
         kick::prepare()?;
         let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
             .map_err(process("make an event file descriptor"))?;
         let endings = Arc::new(EndingCell::new(wake));
         let machine = match &plan.td {
-            None => launch_plain::launch(&plan, &host, files, &endings)?,
-            Some(td) => launch_td::launch(&plan, td, &host, &endings)?.0,
+            None => launch_plain::launch(&plan, &host, files, devices, &endings)?,
+            Some(td) => launch_td::launch(&plan, td, &host, devices, &endings)?.0,
         };
         let _terminal = match plan.serial {
             SerialBackend::Tty => RawTerminal::enter().map_err(process("make the terminal raw"))?,

@@ -5,6 +5,7 @@
 
 pub mod boot;
 pub mod firmware;
+pub mod pci;
 pub mod platform;
 pub mod td;
 
@@ -80,6 +81,8 @@ pub struct Plan {
     pub ram: RamLayout,
     /// What stands at which port or address.
     pub platform: Vec<Place>,
+    /// The PCI functions that were asked for.
+    pub pci: Vec<pci::Function>,
     /// The first serial port.
     pub serial: SerialBackend,
     /// The ACPI tables.
@@ -156,6 +159,7 @@ impl Plan {
             topology: machine.topology,
             ram: machine.ram,
             platform: platform::places(with_serial, with_firmware),
+            pci: pci::functions(&machine.devices),
             serial: machine.serial.clone(),
             acpi,
             boot,
