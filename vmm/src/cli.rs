@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 
 use crate::config::{
-    ConfigError, PayloadConfig, VmConfig, parse_cpus, parse_disk, parse_memory, parse_platform,
-    parse_serial,
+    ConfigError, PayloadConfig, VmConfig, parse_console, parse_cpus, parse_disk, parse_memory,
+    parse_platform, parse_rng, parse_serial,
 };
 
 /// A minimal virtual machine monitor for Intel TDX on Linux KVM.
@@ -71,6 +71,14 @@ pub struct Cli {
     /// [,queue_size=N][,serial=TEXT][,id=NAME][,bw_size=N][,ops_size=N]; once for each disk
     #[arg(long, value_name = "path=FILE", conflicts_with = "config")]
     disk: Vec<String>,
+
+    /// Virtio console (hvc0): off, tty, pty, file=PATH[,max_size=N] or socket=PATH  [default: off]
+    #[arg(long, value_name = "WHERE", conflicts_with = "config")]
+    console: Option<String>,
+
+    /// Virtio entropy device: on or off  [default: off]
+    #[arg(long, value_name = "on", conflicts_with = "config")]
+    rng: Option<String>,
 
     /// Read the machine from a JSON file instead of from options
     #[arg(long, value_name = "FILE")]
@@ -140,6 +148,13 @@ impl Cli {
                 .iter()
                 .map(|text| parse_disk(text))
                 .collect::<Result<_, _>>()?,
+            console: self.console.as_deref().map(parse_console).transpose()?,
+            rng: self
+                .rng
+                .as_deref()
+                .map(parse_rng)
+                .transpose()?
+                .unwrap_or_default(),
         })
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use super::console::Console;
 use super::disk::Disk;
 use super::{ConfigError, VmConfig};
 
@@ -26,6 +27,10 @@ pub struct PciDevice {
 pub enum Device {
     /// A virtio block device.
     Disk(Disk),
+    /// A virtio console.
+    Console(Console),
+    /// A virtio entropy device.
+    Rng,
 }
 
 /// Checks the devices.
@@ -40,6 +45,14 @@ pub(super) fn devices(config: &VmConfig) -> Result<Vec<PciDevice>, ConfigError> 
             id: disk.id.clone().unwrap_or_else(|| format!("disk{number}")),
             device: Device::Disk(Disk::new(disk)?),
         });
+    }
+    let console = config.console.as_ref();
+    let console = console.map(|console| Console::new(console, config.serial.as_ref()));
+    if let Some(console) = console.transpose()?.flatten() {
+        devices.push(named("console", Device::Console(console)));
+    }
+    if config.rng {
+        devices.push(named("rng", Device::Rng));
     }
     if devices.len() > MAX_DEVICES {
         let count = devices.len().to_string();
@@ -58,6 +71,13 @@ pub(super) fn devices(config: &VmConfig) -> Result<Vec<PciDevice>, ConfigError> 
         return Err(ConfigError::option("--disk", format!("id={id}"), problem));
     }
     Ok(devices)
+}
+
+fn named(id: &str, device: Device) -> PciDevice {
+    PciDevice {
+        id: id.to_owned(),
+        device,
+    }
 }
 
 fn is_plain(byte: u8) -> bool {

@@ -134,6 +134,19 @@ pub fn parse_serial(text: &str) -> Result<SerialConfig, ConfigError> {
     }
 }
 
+/// Reads `on` or `off`.
+///
+/// # Errors
+///
+/// If the text is neither.
+pub fn parse_rng(text: &str) -> Result<bool, ConfigError> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(ConfigError::option("--rng", text, "write on or off")),
+    }
+}
+
 /// The pairs of one option's text.
 pub(super) struct Pairs<'a> {
     option: &'static str,

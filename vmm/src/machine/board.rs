@@ -259,7 +259,7 @@ fn event_pair() -> Result<(EventFd, EventFd), BoardError> {
 }
 
 /// Listens on `path`. A socket that an earlier run left behind, and that nobody listens on, is replaced.
-fn listen(path: &Path) -> std::io::Result<UnixListener> {
+pub(super) fn listen(path: &Path) -> std::io::Result<UnixListener> {
     use std::os::unix::fs::FileTypeExt;
     if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
         && std::os::unix::net::UnixStream::connect(path).is_err()

@@ -9,11 +9,12 @@ use super::events::{self, LoopError};
 use super::functions::{self, DeviceError};
 use super::launch_plain::{self, LaunchError};
 use super::launch_td::{self, TdLaunchError};
-use crate::config::{Machine, SerialBackend};
+use crate::config::{Console, Device, Machine, SerialBackend};
 use crate::ending::{Ending, EndingCell};
 use crate::kvm::host::Host;
 use crate::kvm::{KvmError, kick};
 use crate::payload::{PayloadError, PayloadFiles, open_payload};
+use crate::plan::pci::Function;
 use crate::plan::{Plan, PlanError};
 use crate::serial::terminal::RawTerminal;
 use crate::vcpu::thread::VcpuThreads;
@@ -114,19 +115,19 @@ impl Prepared {
         let Self { plan, files } = self;
         let host = Host::open()?;
         check_limits(&plan, &host)?;
-        let devices = functions::open(&plan.pci)?;
         let signals = events::take_signals()?;
         kick::prepare()?;
         let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
             .map_err(process("make an event file descriptor"))?;
         let endings = Arc::new(EndingCell::new(wake));
+        let devices = functions::open(&plan.pci, &endings)?;
         let machine = match &plan.td {
             None => launch_plain::launch(&plan, &host, files, devices, &endings)?,
             Some(td) => launch_td::launch(&plan, td, &host, devices, &endings)?.0,
         };
-        let _terminal = match plan.serial {
-            SerialBackend::Tty => RawTerminal::enter().map_err(process("make the terminal raw"))?,
-            _ => None,
+        let _terminal = match uses_terminal(&plan) {
+            true => RawTerminal::enter().map_err(process("make the terminal raw"))?,
+            false => None,
         };
         let board = machine.board;
         // Dropped first on the way out: the vCPUs stop before the devices go.
@@ -134,6 +135,11 @@ impl Prepared {
             .map_err(process("start a thread for a vCPU"))?;
         Ok(events::wait_for_end(&endings, signals, board.input)?)
     }
+}
+
+fn uses_terminal(plan: &Plan) -> bool {
+    let is_console = |function: &Function| function.device == Device::Console(Console::Tty);
+    plan.serial == SerialBackend::Tty || plan.pci.iter().any(is_console)
 }
 
 /// Refuses what this host's KVM cannot have, before anything is created.

@@ -47,27 +47,38 @@ pub fn functions(devices: &[PciDevice]) -> Vec<Function> {
 fn queues(device: &Device) -> u16 {
     match device {
         Device::Disk(disk) => disk.num_queues,
+        // Input and output.
+        Device::Console(_) => 2,
+        Device::Rng => 1,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{VmConfig, parse_disk, validate};
+    use crate::config::{VmConfig, parse_console, parse_disk, validate};
 
     #[test]
-    fn disks_get_slots_and_interrupts_in_the_order_given() {
+    fn devices_get_slots_and_interrupts_in_the_order_given() {
         let mut config = VmConfig::default();
         config.payload.kernel = Some("vmlinuz".into());
         config.disks = ["path=b,num_queues=3", "path=a,id=root"]
             .map(|text| parse_disk(text).unwrap())
             .into();
+        config.rng = true;
+        config.console = Some(parse_console("pty").unwrap());
         let functions = functions(&validate(&config).unwrap().devices);
         let places: Vec<_> = functions
             .iter()
             .map(|f| (f.slot, f.id.as_str(), f.first_gsi, f.vectors))
             .collect();
-        assert_eq!(places, [(1, "disk0", 24, 4), (2, "root", 28, 2)]);
+        let expected = [
+            (1, "disk0", 24, 4),
+            (2, "root", 28, 2),
+            (3, "console", 30, 3),
+            (4, "rng", 33, 2),
+        ];
+        assert_eq!(places, expected);
     }
 
     #[test]
