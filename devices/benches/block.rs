@@ -9,7 +9,7 @@
 #![expect(clippy::print_stdout, reason = "a program that prints figures")]
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -135,7 +135,8 @@ fn measure(path: &Path, direct: bool, engine: Engine, depth: u16) -> (f64, f64, 
 /// A loop of `pread` over the same offsets.
 fn plain(path: &Path) -> f64 {
     let file = File::open(path).expect("the file can be opened");
-    let pages = file.metadata().expect("it is open").len() / 4096;
+    // A block device has no length in its metadata.
+    let pages = (&file).seek(SeekFrom::End(0)).expect("it is open") / 4096;
     let mut random = Random(88_172_645_463_325_252);
     let mut page = [0; 4096];
     let start = Instant::now();

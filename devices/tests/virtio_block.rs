@@ -443,3 +443,36 @@ proptest! {
         }
     }
 }
+
+/// Run as `TDVMM_TEST_BLOCK_DEVICE=/dev/loop0 cargo test -p tdvmm-devices --test virtio_block -- --ignored`.
+#[test]
+#[ignore = "needs a block device whose content may be lost: TDVMM_TEST_BLOCK_DEVICE"]
+fn block_device_is_written_read_zeroed_and_discarded() {
+    let path = std::env::var_os("TDVMM_TEST_BLOCK_DEVICE").expect("the variable is set");
+    for options in engines() {
+        for direct in [false, true] {
+            let disk = DiskOptions {
+                direct,
+                ..disk_options(Path::new(&path))
+            };
+            let block = Block::open(&disk, &options).unwrap();
+            assert!(block.geometry().size > 0);
+            let mut guest = Guest::with(block, u64::MAX);
+            for (kind, flags) in [(11, 0u32), (13, 0), (13, 1)] {
+                guest.ring.write(DATA, &[0x3c; 8192]);
+                assert_eq!(guest.one(1, 8, &[(DATA, 8192)]), 0);
+                assert_eq!(guest.one(4, 0, &[]), 0);
+                guest.ring.write(DATA, &8u64.to_le_bytes());
+                guest.ring.write(DATA + 8, &8u32.to_le_bytes());
+                guest.ring.write(DATA + 12, &flags.to_le_bytes());
+                assert_eq!(guest.one(kind, 0, &[(DATA, 16)]), 0);
+                assert_eq!(guest.one(0, 8, &[(DATA, 8192)]), 0);
+                let back = guest.ring.read(DATA, 8192);
+                assert!(back[4096..].iter().all(|b| *b == 0x3c));
+                let zeros = back[..4096].iter().all(|b| *b == 0);
+                // What a discarded sector reads as is the device's affair.
+                assert!(zeros || kind == 11, "{kind} {flags}");
+            }
+        }
+    }
+}

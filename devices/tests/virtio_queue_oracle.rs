@@ -1,12 +1,16 @@
 //! Differential test: the queue and `virtio-queue` on the same random rings, right and wrong ones.
 //!
 //! `virtio-queue` ends a bad chain early and does not look at the buffers, where the queue faults. So a
-//! chain is good if the oracle walked it to a descriptor without NEXT, in the right order and in memory;
+//! chain is good if the oracle walked it to a descriptor without NEXT, in the right order, in memory and shared;
 //! the queue must take exactly the good ones, with the same segments.
 #![cfg(test)]
 #![expect(clippy::cast_possible_truncation, reason = "small numbers of the test")]
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use proptest::prelude::*;
+use tdvmm_devices::dma::{DmaView, PageState};
 use tdvmm_devices::virtio::queue::{F_EVENT_IDX, F_INDIRECT_DESC, Queue};
 use virtio_queue::{Queue as Oracle, QueueOwnedT, QueueT};
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend};
@@ -91,10 +95,25 @@ fn cut(addr: u64, len: u32, writable: bool) -> Vec<(u64, u32, bool)> {
     }
 }
 
+/// All from this address on is private to the guest.
+#[derive(Debug)]
+struct PrivateFrom(u64);
+
+impl PageState for PrivateFrom {
+    fn is_shared(&self, range: Range<u64>) -> bool {
+        range.end <= self.0
+    }
+    fn generation(&self) -> u64 {
+        0
+    }
+    fn discard_private(&self, _: Range<u64>) {}
+}
+
 /// The chain as the oracle sees it, or `None` where a device must not serve it.
 fn expected(
     driver: &Driver,
     chain: virtio_queue::DescriptorChain<&vm_memory::GuestMemoryMmap>,
+    private_from: u64,
 ) -> Option<Vec<(u64, u32, bool)>> {
     let list: Vec<_> = chain.collect();
     if list.last()?.has_next() {
@@ -104,7 +123,12 @@ fn expected(
     let mut writable = false;
     for desc in list.into_iter().filter(|desc| desc.len() > 0) {
         let in_memory = driver.ram.check_range(desc.addr(), desc.len() as usize);
-        if !in_memory || (writable && !desc.is_write_only()) {
+        let shared = desc
+            .addr()
+            .raw_value()
+            .checked_add(u64::from(desc.len()))
+            .is_some_and(|end| end <= private_from);
+        if !in_memory || !shared || (writable && !desc.is_write_only()) {
             return None;
         }
         writable = desc.is_write_only();
@@ -124,6 +148,7 @@ proptest! {
         references in indirect(),
         heads in prop::collection::vec(prop_oneof![12 => 0u16..16, 1 => any::<u16>()], 16),
         ahead in 0u16..17,
+        private_from in prop_oneof![2 => Just(u64::MAX), 1 => 0x9000u64..0x4_2000],
     ) {
         let size = 1u16 << size_log;
         let driver = Driver::new(ram(&REGIONS), 0x1000, size);
@@ -147,7 +172,11 @@ proptest! {
         driver.set_avail_index(ahead);
 
         let features = F_EVENT_IDX | F_INDIRECT_DESC;
-        let mut queue = Queue::new(&driver.view(), &driver.resources(0), features).unwrap();
+        let view = match private_from {
+            u64::MAX => driver.view(),
+            from => DmaView::new(Arc::clone(&driver.ram), Arc::new(PrivateFrom(from))),
+        };
+        let mut queue = Queue::new(&view, &driver.resources(0), features).unwrap();
         let mut oracle = oracle(&driver);
         let mut chain = queue.new_chain();
         let batch = queue.begin_batch();
@@ -159,7 +188,7 @@ proptest! {
         for _ in 0..ahead {
             let theirs = oracle.pop_descriptor_chain(&*driver.ram).unwrap();
             let head = theirs.head_index();
-            let theirs = expected(&driver, theirs);
+            let theirs = expected(&driver, theirs, private_from);
             let ours = queue.take(&mut chain);
             prop_assert_eq!(ours.is_ok(), theirs.is_some(), "{:?} {:?}", ours, theirs);
             let Some(theirs) = theirs else { break };

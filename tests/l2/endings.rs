@@ -6,66 +6,75 @@ use tdvmm_tests::native::needs::Need;
 
 use crate::lab::{Case, Lab};
 
+const RESET: &str = "the guest asked for a reset";
+const OFF: &str = "the guest switched itself off";
+
+/// Registers whose write ends the machine: width, port, value; exit code and line.
+const REGISTERS: [(&str, [&str; 3], i32, &str); 5] = [
+    (
+        "reset_control_write_ends_as_reset",
+        ["B", "0xcf9", "0x06"],
+        10,
+        RESET,
+    ),
+    (
+        "i8042_reset_command_ends_as_reset",
+        ["B", "0x64", "0xfe"],
+        10,
+        RESET,
+    ),
+    (
+        "port_92_reset_bit_ends_as_reset",
+        ["B", "0x92", "0x01"],
+        10,
+        RESET,
+    ),
+    (
+        "sleep_control_write_ends_as_power_off",
+        ["B", "0x614", "0x34"],
+        0,
+        OFF,
+    ),
+    (
+        "pm1_control_sleep_write_ends_as_power_off",
+        ["W", "0x604", "0x2000"],
+        0,
+        OFF,
+    ),
+];
+
+const SIGNALS: [(&str, Signal); 4] = [
+    ("SIGTERM", Signal::TERM),
+    ("SIGINT", Signal::INT),
+    ("SIGHUP", Signal::HUP),
+    ("SIGQUIT", Signal::QUIT),
+];
+
 /// The cases of this file.
 pub fn cases() -> Vec<Case> {
-    let reset = "the guest asked for a reset";
-    let off = "the guest switched itself off";
-    let by_register = [
-        (
-            "reset_control_write_ends_as_reset",
-            "B",
-            "0xcf9",
-            "0x06",
-            10,
-            reset,
-        ),
-        (
-            "i8042_reset_command_ends_as_reset",
-            "B",
-            "0x64",
-            "0xfe",
-            10,
-            reset,
-        ),
-        (
-            "port_92_reset_bit_ends_as_reset",
-            "B",
-            "0x92",
-            "0x01",
-            10,
-            reset,
-        ),
-        (
-            "sleep_control_write_ends_as_power_off",
-            "B",
-            "0x614",
-            "0x34",
-            0,
-            off,
-        ),
-        (
-            "pm1_control_sleep_write_ends_as_power_off",
-            "W",
-            "0x604",
-            "0x2000",
-            0,
-            off,
-        ),
-    ];
-    let mut cases: Vec<Case> = by_register
-        .into_iter()
-        .map(|(name, width, port, value, code, line)| {
-            Case::guest(name, move |lab| {
-                let defines = [("WIDTH", width), ("PORT", port), ("VALUE", value)];
-                let defines = defines.map(|(name, value)| format!("{name}={value}"));
-                let defines = defines.each_ref().map(String::as_str);
-                let end = lab.machine("write", &defines)?.run()?;
-                end.expect_serial("before\n")?;
-                end.expect(code, line)
-            })
-        })
-        .collect();
-    cases.extend([
+    let mut cases = by_guest();
+    for (name, write, code, line) in REGISTERS {
+        cases.push(Case::guest(name, move |lab| {
+            let end = lab.machine("write", &defines(write).each_ref().map(String::as_str))?;
+            let end = end.run()?;
+            end.expect_serial("before\n")?;
+            end.expect(code, line)
+        }));
+    }
+    for signal in SIGNALS {
+        for (guest, cpus) in [("idle", 1), ("busy", 1), ("idle", 4)] {
+            let name = signal.0.to_lowercase();
+            let name = format!("{name}_with_{cpus}_{guest}_vcpus_ends_as_signal");
+            cases.push(Case::guest(name, move |lab| {
+                signalled(lab, guest, cpus, signal)
+            }));
+        }
+    }
+    cases
+}
+
+fn by_guest() -> Vec<Case> {
+    vec![
         Case::guest("triple_fault_ends_with_its_own_code", |lab| {
             let end = lab.machine("triple_fault", &[])?.run()?;
             end.expect_serial("before\n")?;
@@ -92,24 +101,15 @@ pub fn cases() -> Vec<Case> {
             ensure!(status.code() == Some(10), "ended with {status}");
             Ok(())
         }),
-    ]);
-    for (name, signal) in [
-        ("SIGTERM", Signal::TERM),
-        ("SIGINT", Signal::INT),
-        ("SIGHUP", Signal::HUP),
-        ("SIGQUIT", Signal::QUIT),
-    ] {
-        for (guest, cpus) in [("idle", 1), ("busy", 1), ("idle", 4)] {
-            cases.push(Case::guest(
-                format!(
-                    "{}_with_{cpus}_{guest}_vcpus_ends_as_signal",
-                    name.to_lowercase()
-                ),
-                move |lab| signalled(lab, guest, cpus, (name, signal)),
-            ));
-        }
-    }
-    cases
+    ]
+}
+
+fn defines([width, port, value]: [&str; 3]) -> [String; 3] {
+    [
+        format!("WIDTH={width}"),
+        format!("PORT={port}"),
+        format!("VALUE={value}"),
+    ]
 }
 
 fn int3(lab: &Lab) -> Result<()> {

@@ -10,6 +10,9 @@ use tdvmm_tests::native::needs::Need;
 use tdvmm_tests::native::vm::Vm;
 use tdvmm_tests::programs;
 
+/// What the function of a case looks like.
+pub type CaseFn = Box<dyn Fn(&Lab) -> Result<()> + Send>;
+
 /// A case.
 pub struct Case {
     /// Its name: subject, condition, outcome.
@@ -17,7 +20,7 @@ pub struct Case {
     /// Without these it is ignored.
     pub needs: &'static [Need],
     /// What it does.
-    pub run: Box<dyn Fn(&Lab) -> Result<()> + Send>,
+    pub run: CaseFn,
 }
 
 /// What most cases need.

@@ -31,14 +31,24 @@ pub fn target_dir() -> PathBuf {
 }
 
 /// Builds a program in release form and gives its path.
-pub fn build((package, binary): (&str, &str)) -> Result<PathBuf> {
+pub fn build(program: (&str, &str)) -> Result<PathBuf> {
+    build_as(program, "release")
+}
+
+/// Builds a program with overflow checks and debug assertions and gives its path.
+pub fn build_checked(program: (&str, &str)) -> Result<PathBuf> {
+    build_as(program, "dev")
+}
+
+fn build_as((package, binary): (&str, &str), profile: &str) -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .current_dir(workspace())
-        .args(["build", "--quiet", "--release", "--locked"])
+        .args(["build", "--quiet", "--locked", "--profile", profile])
         .args(["--package", package, "--bin", binary])
         .status()
         .context("cannot run cargo")?;
     ensure!(status.success(), "cannot build {binary}");
-    Ok(target_dir().join(TARGET).join("release").join(binary))
+    let folder = if profile == "dev" { "debug" } else { profile };
+    Ok(target_dir().join(TARGET).join(folder).join(binary))
 }

@@ -2,20 +2,40 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use tdvmm_firmware::measure::Digest;
+use tdvmm_tdx::params::Identity;
 
 use crate::config::{
-    ConfigError, PayloadConfig, VmConfig, parse_console, parse_cpus, parse_disk, parse_memory,
-    parse_platform, parse_rng, parse_serial,
+    ConfigError, Machine, PayloadConfig, VmConfig, parse_console, parse_cpus, parse_disk,
+    parse_memory, parse_platform, parse_rng, parse_serial,
 };
+
+/// How a machine is launched, beside what it is.
+#[derive(Clone, Debug, Default)]
+pub struct LaunchOptions {
+    /// Where the transcript of a TD's launch goes.
+    pub transcript: Option<PathBuf>,
+    /// The only MRTD that a TD may have.
+    pub mrtd: Option<Digest>,
+}
 
 /// A minimal virtual machine monitor for Intel TDX on Linux KVM.
 ///
 /// Runs one virtual machine until it ends. The exit code says how it ended: 0 when the guest switched
 /// itself off (README.md has the table).
 #[derive(Debug, Parser)]
-#[command(name = "tdvmm", version, max_term_width = 100)]
+#[command(
+    name = "tdvmm",
+    version,
+    max_term_width = 100,
+    args_conflicts_with_subcommands = true
+)]
 pub struct Cli {
+    /// Something else than running a machine.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Firmware to start: OVMF with its variable store in one file, or TD-Shim
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     firmware: Option<PathBuf>,
@@ -105,7 +125,57 @@ pub struct Cli {
     pub verbose: u8,
 }
 
+/// What the program does instead of running a machine.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Tell what a firmware image holds, what a TD launched from it adds and measures, and its MRTD
+    Inspect {
+        /// The firmware image
+        file: PathBuf,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell whether this host can run TDs, and what to do where it cannot
+    Check {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
 impl Cli {
+    /// What the operator wants of a launch beside the machine itself.
+    ///
+    /// # Errors
+    ///
+    /// If an option's text cannot be understood, or is for TDs and the machine is none.
+    pub fn launch_options(&self, machine: &Machine) -> Result<LaunchOptions, ConfigError> {
+        for (option, value) in [
+            (
+                "--transcript",
+                self.transcript
+                    .as_ref()
+                    .map(|path| path.display().to_string()),
+            ),
+            ("--expect", self.expect.clone()),
+        ] {
+            if let (Some(value), None) = (value, &machine.td) {
+                let remedy = "is for TDs only; give --platform tdx=on too, or leave it out";
+                return Err(ConfigError::Conflict {
+                    option,
+                    value,
+                    remedy,
+                });
+            }
+        }
+        let mrtd = self.expect.as_deref().map(parse_expect).transpose()?;
+        Ok(LaunchOptions {
+            transcript: self.transcript.clone(),
+            mrtd,
+        })
+    }
+
     /// The machine that the options or the file describe, not yet checked.
     ///
     /// # Errors
@@ -159,6 +229,20 @@ impl Cli {
     }
 }
 
+fn parse_expect(text: &str) -> Result<Digest, ConfigError> {
+    text.strip_prefix("mrtd=")
+        .and_then(|digits| {
+            Identity::from_text(digits)
+                .ok()
+                .filter(|_| digits.len() == 96)
+        })
+        .map(|Identity(bytes)| Digest::from_bytes(bytes))
+        .ok_or_else(|| {
+            let problem = "write mrtd= and 96 hex digits, as `tdvmm inspect` prints them";
+            ConfigError::option("--expect", text, problem)
+        })
+}
+
 fn read_file(path: &Path) -> Result<VmConfig, ConfigError> {
     let problem = |problem: String| ConfigError::File {
         path: path.display().to_string(),
@@ -207,6 +291,20 @@ mod tests {
             "memory": {"size": "1G"}, "serial": {"mode": "File", "file": "out"}}"#;
         assert_eq!(serde_json::from_str::<VmConfig>(file).unwrap(), options);
         assert_eq!(options.memory.size, ByteSize(1 << 30));
+    }
+
+    #[test]
+    fn expected_mrtd_is_hex_and_for_tds_only() {
+        assert!(parse_expect(&format!("mrtd={}", "a7".repeat(48))).is_ok());
+        assert!(parse_expect("mrtd=a7").is_err());
+        assert!(parse_expect(&"a7".repeat(48)).is_err());
+        let cli = Cli::try_parse_from(["tdvmm", "--kernel", "k", "--expect", "mrtd=0"]).unwrap();
+        let machine = crate::config::validate(&cli.model().unwrap()).unwrap();
+        let error = cli.launch_options(&machine).unwrap_err().to_string();
+        assert!(
+            error.starts_with("--expect mrtd=0: is for TDs only"),
+            "{error}"
+        );
     }
 
     #[test]

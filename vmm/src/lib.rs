@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod ending;
 pub mod heap;
+pub mod host_check;
 pub mod kvm;
 pub mod machine;
 pub mod memory;

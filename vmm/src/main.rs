@@ -2,16 +2,19 @@
 
 use std::error::Error;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tdvmm::cli::Cli;
+use tdvmm::cli::{Cli, Command};
 use tdvmm::config::validate;
-use tdvmm::ending::{BAD_ARGUMENTS, BAD_CONFIG, HOST_ERROR};
-use tdvmm::heap;
+use tdvmm::ending::{BAD_ARGUMENTS, BAD_CONFIG, HOST_ERROR, TDX_NOT_READY};
 use tdvmm::machine::run::Prepared;
 use tdvmm::observe::log;
 use tdvmm::serial::terminal;
+use tdvmm::{heap, host_check};
+use tdvmm_firmware::inspect;
+use tdvmm_tdx::host::first_failure;
 
 fn main() -> ExitCode {
     heap::use_one_arena();
@@ -24,6 +27,11 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    match &cli.command {
+        Some(Command::Inspect { file, json }) => return inspect(file, *json),
+        Some(Command::Check { json }) => return check(*json),
+        None => {}
+    }
     terminal::restore_on_panic();
     if let Err(error) = log::install(cli.verbose, cli.log_file.as_deref()) {
         let path = cli.log_file.unwrap_or_default();
@@ -37,7 +45,11 @@ fn main() -> ExitCode {
         Ok(machine) => machine,
         Err(error) => return fail(&error, BAD_CONFIG),
     };
-    let prepared = match Prepared::new(&machine) {
+    let options = match cli.launch_options(&machine) {
+        Ok(options) => options,
+        Err(error) => return fail(&error, BAD_CONFIG),
+    };
+    let prepared = match Prepared::new(&machine, options) {
         Ok(prepared) => prepared,
         Err(error) => return fail(&error, BAD_CONFIG),
     };
@@ -49,26 +61,54 @@ fn main() -> ExitCode {
             say(&ending.to_string());
             ExitCode::from(ending.exit_code())
         }
-        Err(error) => {
-            let code = if error.is_config() {
-                BAD_CONFIG
-            } else {
-                HOST_ERROR
-            };
-            fail(&error, code)
-        }
+        Err(error) => fail(&error, error.exit_code()),
     }
 }
 
 fn print_plan(prepared: &Prepared) -> ExitCode {
-    let text = serde_json::to_string_pretty(&prepared.plan).map_err(io::Error::from);
-    match text.and_then(|text| writeln!(io::stdout(), "{text}")) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            say(&format!("cannot print the plan: {error}"));
-            ExitCode::from(HOST_ERROR)
-        }
+    print_json(&prepared.plan).unwrap_or_else(|error| unprinted(&error))
+}
+
+fn inspect(file: &Path, json: bool) -> ExitCode {
+    let unusable = |error: &dyn std::fmt::Display| {
+        say(&format!("{}: {error}", file.display()));
+        ExitCode::from(BAD_CONFIG)
+    };
+    let bytes = match std::fs::read(file) {
+        Ok(bytes) => bytes,
+        Err(error) => return unusable(&error),
+    };
+    let printed = match inspect::report(&bytes) {
+        Ok(report) if json => print_json(&report),
+        Ok(report) => write!(io::stdout(), "{report}").map(|()| ExitCode::SUCCESS),
+        Err(error) => return unusable(&error),
+    };
+    printed.unwrap_or_else(|error| unprinted(&error))
+}
+
+fn check(json: bool) -> ExitCode {
+    let findings = host_check::findings();
+    let printed = if json {
+        print_json(&findings).map(drop)
+    } else {
+        host_check::write(&mut io::stdout(), &findings)
+    };
+    match (printed, first_failure(&findings)) {
+        (Err(error), _) => unprinted(&error),
+        (Ok(()), None) => ExitCode::SUCCESS,
+        (Ok(()), Some(_)) => ExitCode::from(TDX_NOT_READY),
     }
+}
+
+fn print_json(value: &impl serde::Serialize) -> io::Result<ExitCode> {
+    let text = serde_json::to_string_pretty(value)?;
+    writeln!(io::stdout(), "{text}")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn unprinted(error: &io::Error) -> ExitCode {
+    say(&format!("cannot print: {error}"));
+    ExitCode::from(HOST_ERROR)
 }
 
 /// One line: what failed, and its causes after colons.

@@ -17,7 +17,7 @@ use kvm_bindings::{
 use kvm_ioctls::{Kvm, VcpuExit};
 
 const RAM: usize = 128 << 20;
-const CODE: u64 = 0x1000;
+const CODE: usize = 0x1000;
 
 /// `mov dx, 0x3f8; mov al, '!'; out dx, al; mov dx, 0x614; mov al, 0x20; out dx, al; hlt`, 16-bit.
 const GUEST: [u8; 13] = [
@@ -52,7 +52,7 @@ fn guest() -> anyhow::Result<()> {
     // SAFETY: address and size are those of `ram`, which lives until this function returns. Only the vCPU below
     // uses the memory, and it runs in this function only. This program writes to it before that.
     unsafe { vm.set_user_memory_region(slot)? };
-    vm_memory::VolatileMemory::get_slice(&ram, CODE as usize, GUEST.len())?.copy_from(&GUEST);
+    vm_memory::VolatileMemory::get_slice(&ram, CODE, GUEST.len())?.copy_from(&GUEST);
 
     let mut vcpu = vm.create_vcpu(0)?;
     vcpu.set_cpuid2(&cpuid)?;
@@ -61,7 +61,7 @@ fn guest() -> anyhow::Result<()> {
     sregs.cs.selector = 0;
     vcpu.set_sregs(&sregs)?;
     vcpu.set_regs(&kvm_bindings::kvm_regs {
-        rip: CODE,
+        rip: CODE as u64,
         rflags: 2,
         ..Default::default()
     })?;

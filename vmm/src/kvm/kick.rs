@@ -64,8 +64,12 @@ impl<T> KickableThread<T> {
         Self { thread, flag }
     }
 
-    /// Makes the thread leave `KVM_RUN`, now or at its next entry.
+    /// Makes the thread leave `KVM_RUN`, now or at its next entry. One that is done is left alone: a signal
+    /// would only hold up its end.
     pub fn kick(&self) {
+        if self.thread.is_finished() {
+            return;
+        }
         // SAFETY: the byte lies in the run page, which is mapped until the `VcpuFd` is dropped. The thread
         // owns that and returns it through `join`, which takes `self`, so it has not been dropped. A byte
         // is always aligned. This process accesses it only here and, while it is in no `KVM_RUN`, through

@@ -11,7 +11,7 @@ use tdvmm_devices::dma::DmaView;
 use tdvmm_devices::power::PowerSink;
 use tdvmm_devices::virtio::device::VirtioDevice;
 use tdvmm_firmware::measure;
-use tdvmm_tdx::error::TdxError;
+use tdvmm_tdx::error::{Command, TdxError};
 use tdvmm_tdx::log::Measure;
 use tdvmm_tdx::pages::PageBuffer;
 use tdvmm_tdx::params::{Refused, TdRequest};
@@ -51,6 +51,19 @@ pub enum TdLaunchError {
     /// A region of the plan is not made of pages: a mistake of this program.
     #[error("region {0} is not made of pages")]
     Region(GpaRange),
+}
+
+impl TdLaunchError {
+    /// Whether the host has no TDX key id left, so that another TD has to end first.
+    #[must_use]
+    pub fn is_out_of_key_ids(&self) -> bool {
+        let Self::Step(error) = self else {
+            return false;
+        };
+        error.call().is_some_and(|call| {
+            call.command() == Command::InitVm && matches!(call.errno(), libc::ENOSPC | libc::EBUSY)
+        })
+    }
 }
 
 /// Does what `plan`, which is a TD's, says on `host`; `devices` are behind its PCI functions.

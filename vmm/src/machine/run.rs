@@ -1,7 +1,14 @@
 //! From a checked configuration to the end of the guest: the main thread's way.
 
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::Serialize;
+use tdvmm_firmware::measure::Digest;
+use tdvmm_tdx::host::{Finding, first_failure};
+use tdvmm_tdx::transcript::Transcript;
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -9,12 +16,18 @@ use super::events::{self, LoopError};
 use super::functions::{self, DeviceError};
 use super::launch_plain::{self, LaunchError};
 use super::launch_td::{self, TdLaunchError};
+use crate::cli::LaunchOptions;
 use crate::config::{Console, Device, Machine, SerialBackend};
-use crate::ending::{Ending, EndingCell};
+use crate::ending::{
+    BAD_CONFIG, Ending, EndingCell, HOST_ERROR, TD_LAUNCH_FAILED, TD_NO_KEY_ID, TD_UNEXPECTED_MRTD,
+    TDX_NOT_READY,
+};
+use crate::host_check;
 use crate::kvm::host::Host;
-use crate::kvm::{KvmError, kick};
+use crate::kvm::{KvmError, kick, td};
 use crate::payload::{PayloadError, PayloadFiles, open_payload};
 use crate::plan::pci::Function;
+use crate::plan::td::TdPlan;
 use crate::plan::{Plan, PlanError};
 use crate::serial::terminal::RawTerminal;
 use crate::vcpu::thread::VcpuThreads;
@@ -57,9 +70,28 @@ pub enum RunError {
     /// The VM cannot be launched.
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// The TD would be measured as something else than expected.
+    #[error("--expect mrtd={expected}: the TD would have MRTD {computed}; nothing was started")]
+    UnexpectedMrtd {
+        /// What the plan makes MRTD.
+        computed: Digest,
+        /// What was given.
+        expected: Digest,
+    },
+    /// The transcript cannot be written.
+    #[error("--transcript {}: cannot be written", path.display())]
+    Transcript {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The TD cannot be launched.
     #[error(transparent)]
     TdLaunch(#[from] TdLaunchError),
+    /// This host cannot run TDs; the line is that of `tdvmm check`.
+    #[error("--platform tdx=on: {0}")]
+    TdxNotReady(String),
     /// The main loop failed.
     #[error(transparent)]
     Loop(#[from] LoopError),
@@ -74,13 +106,26 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// Whether the operator asked for what cannot be, so that nothing was created.
+    /// The exit code of the process.
     #[must_use]
-    pub fn is_config(&self) -> bool {
-        matches!(
-            self,
-            Self::Payload(_) | Self::Plan(_) | Self::Device(_) | Self::TooManyVcpus { .. }
-        )
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Payload(_)
+            | Self::Plan(_)
+            | Self::Device(_)
+            | Self::TooManyVcpus { .. }
+            | Self::TooMuchMemory { .. } => BAD_CONFIG,
+            Self::UnexpectedMrtd { .. } => TD_UNEXPECTED_MRTD,
+            Self::TdxNotReady(_) => TDX_NOT_READY,
+            Self::TdLaunch(error) if error.is_out_of_key_ids() => TD_NO_KEY_ID,
+            Self::TdLaunch(TdLaunchError::Refused(_)) => BAD_CONFIG,
+            Self::TdLaunch(_) => TD_LAUNCH_FAILED,
+            Self::Kvm(_)
+            | Self::Launch(_)
+            | Self::Loop(_)
+            | Self::Transcript { .. }
+            | Self::Process { .. } => HOST_ERROR,
+        }
     }
 }
 
@@ -90,6 +135,7 @@ pub struct Prepared {
     /// The plan.
     pub plan: Plan,
     files: PayloadFiles,
+    options: LaunchOptions,
 }
 
 impl Prepared {
@@ -98,12 +144,20 @@ impl Prepared {
     /// # Errors
     ///
     /// If a file cannot be used or the parts do not fit together.
-    pub fn new(machine: &Machine) -> Result<Self, RunError> {
+    pub fn new(machine: &Machine, options: LaunchOptions) -> Result<Self, RunError> {
         let (facts, files) = open_payload(&machine.payload)?;
-        Ok(Self {
-            plan: Plan::new(machine, &facts)?,
-            files,
-        })
+        let plan = Plan::new(machine, &facts)?;
+        match (&plan.td, options.mrtd) {
+            (Some(td), Some(expected)) if td.mrtd != expected => Err(RunError::UnexpectedMrtd {
+                computed: td.mrtd,
+                expected,
+            }),
+            _ => Ok(Self {
+                plan,
+                files,
+                options,
+            }),
+        }
     }
 
     /// Runs the machine until it ends.
@@ -112,9 +166,16 @@ impl Prepared {
     ///
     /// If the host refuses something.
     pub fn run(self) -> Result<Ending, RunError> {
-        let Self { plan, files } = self;
+        let Self {
+            plan,
+            files,
+            options,
+        } = self;
         let host = Host::open()?;
         check_limits(&plan, &host)?;
+        if plan.td.is_some() && !td::is_supported(&host) {
+            return Err(RunError::TdxNotReady(why_not_ready()));
+        }
         let signals = events::take_signals()?;
         kick::prepare()?;
         let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
@@ -123,7 +184,18 @@ impl Prepared {
         let devices = functions::open(&plan.pci, &endings)?;
         let machine = match &plan.td {
             None => launch_plain::launch(&plan, &host, files, devices, &endings)?,
-            Some(td) => launch_td::launch(&plan, td, &host, devices, &endings)?.0,
+            Some(td) => {
+                let transcript = options
+                    .transcript
+                    .as_deref()
+                    .map(create_transcript)
+                    .transpose()?;
+                let (machine, calls) = launch_td::launch(&plan, td, &host, devices, &endings)?;
+                if let Some((path, file)) = transcript {
+                    write_transcript(path, file, td, &calls)?;
+                }
+                machine
+            }
         };
         let _terminal = match uses_terminal(&plan) {
             true => RawTerminal::enter().map_err(process("make the terminal raw"))?,
@@ -140,6 +212,54 @@ impl Prepared {
 fn uses_terminal(plan: &Plan) -> bool {
     let is_console = |function: &Function| function.device == Device::Console(Console::Tty);
     plan.serial == SerialBackend::Tty || plan.pci.iter().any(is_console)
+}
+
+/// The first condition that fails, with its remedy.
+fn why_not_ready() -> String {
+    let findings = host_check::findings();
+    match first_failure(&findings) {
+        Some(Finding {
+            what,
+            remedy: Some(remedy),
+            ..
+        }) => format!("{what}: {remedy}"),
+        Some(Finding { what, .. }) => what.clone(),
+        None => "KVM of this host makes no VMs of type TDX".into(),
+    }
+}
+
+/// Made before anything else, so that a launch is not done in vain.
+fn create_transcript(path: &Path) -> Result<(&Path, File), RunError> {
+    let file = File::create(path).map_err(|source| RunError::Transcript {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok((path, file))
+}
+
+fn write_transcript(
+    path: &Path,
+    mut file: File,
+    td: &TdPlan,
+    calls: &Transcript,
+) -> Result<(), RunError> {
+    #[derive(Serialize)]
+    struct Written<'a> {
+        mrtd: Digest,
+        #[serde(flatten)]
+        transcript: &'a Transcript,
+    }
+    let written = Written {
+        mrtd: td.mrtd,
+        transcript: calls,
+    };
+    serde_json::to_writer_pretty(&mut file, &written)
+        .map_err(std::io::Error::from)
+        .and_then(|()| file.write_all(b"\n"))
+        .map_err(|source| RunError::Transcript {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 /// Refuses what this host's KVM cannot have, before anything is created.

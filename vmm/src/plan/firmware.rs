@@ -7,34 +7,12 @@ use serde::{Serialize, Serializer};
 use tdvmm_arch::acpi::AcpiTables;
 use tdvmm_arch::e820;
 use tdvmm_arch::{Gpa, GpaRange, map};
-use tdvmm_firmware::fwcfg::{self, AcpiFiles, AcpiPointer, AcpiTable, FwCfgContents, FwCfgInput};
-use tdvmm_firmware::image::{Image, ParseError, SectionKind};
-use thiserror::Error;
+use tdvmm_firmware::fwcfg::{self, AcpiFiles, FwCfgContents, FwCfgInput};
+use tdvmm_firmware::varstore::replace_variables;
 
 use super::PlanError;
 use crate::config::Machine;
 use crate::payload::Firmware;
-
-/// The variable store of an image cannot be replaced.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum VarsError {
-    /// Where it lies is not known.
-    #[error("the firmware image does not say where its variable store lies: {0}")]
-    Image(ParseError),
-    /// It has none.
-    #[error("the firmware image has no variable store")]
-    None,
-    /// The new one is of another size.
-    #[error(
-        "the file has {given:#x} bytes and the firmware's variable store {there:#x}; give one made for this firmware"
-    )]
-    Size {
-        /// Bytes of the file.
-        given: usize,
-        /// Bytes of the store.
-        there: usize,
-    },
-}
 
 /// See the module's text.
 #[derive(Clone, Serialize)]
@@ -57,14 +35,14 @@ impl FirmwarePlan {
     ) -> Result<Self, PlanError> {
         let mut image = (*firmware.image).as_ref().to_vec();
         if let Some(vars) = &firmware.vars {
-            replace_vars(&mut image, (**vars).as_ref()).map_err(PlanError::Vars)?;
+            replace_variables(&mut image, (**vars).as_ref()).map_err(PlanError::Vars)?;
         }
         let start = map::FIRMWARE_END - image.len() as u64;
         let range = GpaRange::new(Gpa(start), Gpa(map::FIRMWARE_END)).unwrap_or_default();
         let fw_cfg = fwcfg::contents(&FwCfgInput {
             cpus: u16::try_from(machine.topology.vcpus()).unwrap_or(u16::MAX),
             memory_map: e820::firmware_map(&machine.ram),
-            acpi: Some(acpi_files(acpi)),
+            acpi: Some(AcpiFiles::from(acpi)),
             kernel: firmware.kernel.clone(),
             boot_order: None,
             boot_menu: false,
@@ -84,50 +62,6 @@ impl fmt::Debug for FirmwarePlan {
             .field("range", &self.range)
             .field("fw_cfg", &self.fw_cfg)
             .finish_non_exhaustive()
-    }
-}
-
-fn replace_vars(image: &mut [u8], vars: &[u8]) -> Result<(), VarsError> {
-    let place = {
-        let parsed = Image::parse(image).map_err(VarsError::Image)?;
-        parsed
-            .section(SectionKind::Cfv)
-            .ok_or(VarsError::None)?
-            .data()
-    };
-    let store = image.get_mut(place).unwrap_or_default();
-    if store.len() != vars.len() {
-        return Err(VarsError::Size {
-            given: vars.len(),
-            there: store.len(),
-        });
-    }
-    store.copy_from_slice(vars);
-    Ok(())
-}
-
-/// The tables for firmware that places them itself.
-fn acpi_files(acpi: &AcpiTables) -> AcpiFiles {
-    let (rsdp, tables) = acpi.unlinked();
-    let spans = acpi
-        .tables
-        .iter()
-        .map(|t| AcpiTable {
-            offset: t.offset,
-            len: t.len,
-        })
-        .collect();
-    let pointers = acpi.relocations.iter().map(|r| AcpiPointer {
-        at: r.pointer_offset,
-        size: r.size,
-        target: r.target_offset,
-    });
-    AcpiFiles {
-        rsdp,
-        tables,
-        xsdt: acpi.xsdt_offset(),
-        spans,
-        pointers: pointers.collect(),
     }
 }
 

@@ -18,11 +18,12 @@ use tdvmm_arch::layout::RamLayout;
 use tdvmm_arch::topology::Topology;
 use tdvmm_arch::{Gpa, GpaRange, map};
 use tdvmm_firmware::fwcfg::FwCfgError;
+use tdvmm_firmware::varstore::ReplaceError;
 use thiserror::Error;
 
 use crate::config::{Machine, SerialBackend};
 use crate::payload::{Firmware, KernelKind};
-use firmware::{FirmwarePlan, VarsError};
+use firmware::FirmwarePlan;
 use platform::Place;
 use td::{TdPlan, TdPlanError};
 
@@ -47,7 +48,7 @@ pub enum PlanError {
     Boot(BootError),
     /// The firmware's variable store cannot be replaced.
     #[error("--firmware-vars: {0}")]
-    Vars(VarsError),
+    Vars(ReplaceError),
     /// The TD cannot be planned.
     #[error(transparent)]
     Td(TdPlanError),

@@ -1,6 +1,6 @@
 //! A TD's part of the plan: what is added to its memory, in which order, and what that makes MRTD.
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use tdvmm_arch::acpi::AcpiTables;
 use tdvmm_arch::{Gpa, GpaRange};
 use tdvmm_firmware::hob::{self, Extensions, HobError};
@@ -50,7 +50,6 @@ pub struct TdPlan {
     /// What is added, in this order.
     pub regions: Vec<TdRegion>,
     /// What that makes MRTD.
-    #[serde(serialize_with = "hex")]
     pub mrtd: Digest,
 }
 
@@ -77,7 +76,7 @@ impl TdPlan {
         let image = Image::parse(image).map_err(TdPlanError::Image)?;
         let ram: Vec<GpaRange> = machine.ram.ranges().collect();
         let direct = direct_boot(&image, firmware)?;
-        let tables = tables(acpi);
+        let tables = td_shim::acpi_tables(acpi);
         let takes_tables = image.family() != Family::Ovmf;
         let extensions = Extensions {
             payload: direct.as_ref().map(|direct| direct.info),
@@ -131,19 +130,4 @@ fn direct_boot<'a>(
     td_shim::direct_boot(image, (*kernel.kernel).as_ref(), &kernel.cmdline, initramfs)
         .map(Some)
         .map_err(TdPlanError::DirectBoot)
-}
-
-/// Each table with its header, without the XSDT: firmware that takes them one by one makes its own.
-fn tables(acpi: &AcpiTables) -> Vec<&[u8]> {
-    let spans = acpi
-        .tables
-        .iter()
-        .filter(|table| &table.signature != b"XSDT");
-    spans
-        .filter_map(|table| acpi.blob.get(table.offset..table.offset + table.len))
-        .collect()
-}
-
-fn hex<S: Serializer>(digest: &Digest, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(digest)
 }

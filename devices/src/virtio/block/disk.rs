@@ -85,6 +85,8 @@ pub(super) trait Backend: Debug + Send + Sync {
     fn flush(&self) -> io::Result<()>;
     /// fallocate(2).
     fn allocate(&self, mode: i32, offset: u64, len: u64) -> io::Result<()>;
+    /// Lets a device forget a range for which fallocate(2) is of no use.
+    fn discard(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Writes zeros.
     fn zero(&self, offset: u64, len: u64) -> io::Result<()>;
     /// The file for io_uring, if the engine may go to it by itself.
@@ -251,6 +253,13 @@ impl Backend for Disk {
 
     fn allocate(&self, mode: i32, offset: u64, len: u64) -> io::Result<()> {
         slot::allocate(&self.file, mode, offset, len)
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        match self.device {
+            true => slot::discard(&self.file, offset, len),
+            false => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
+        }
     }
 
     fn zero(&self, offset: u64, len: u64) -> io::Result<()> {

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! worker ── request    header and sizes to a checked request (pure)
+//!    ├───── ending     what the queues share, and how a request ends
 //!    ├───── slot       the chain's pieces; preadv2, pwritev2
 //!    ├───── uring      what would block
 //!    └───── disk       the file; image: which formats are refused; limit: bytes and requests per second
 //! ```
 
 mod disk;
+mod ending;
 mod image;
 mod limit;
 mod request;
@@ -20,16 +22,17 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 pub use disk::{DiskOptions, Geometry, OpenError};
+pub use ending::Counters;
 pub use image::Format;
 pub use limit::Rate;
 pub use request::{Limits, Parts, Request, RequestError, SECTOR, Status, parse};
-pub use worker::Counters;
 
 use disk::{Backend, Disk};
+use ending::Shared;
 use limit::Limiter;
 use request::{ID_LEN, MAX_DISCARD, MAX_WRITE_ZEROES};
 use uring::Uring;
-use worker::{BlockWorker, Shared};
+use worker::BlockWorker;
 
 use super::device::{ActivateError, Activation, DeviceType, VirtioDevice, Worker};
 use super::queue::{F_EVENT_IDX, F_INDIRECT_DESC, MAX_SIZE};

@@ -219,6 +219,18 @@ pub(super) fn allocate(file: &File, mode: i32, offset: u64, len: u64) -> io::Res
     }
 }
 
+/// Lets a block device forget a range, by the ioctl BLKDISCARD (`_IO(0x12, 119)` of linux/fs.h).
+pub(super) fn discard(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    const BLKDISCARD: libc::Ioctl = 0x1277;
+    let range = [offset, len];
+    // SAFETY: `file` is open; the request reads two 64-bit numbers from the pointer, which lives over
+    // the call.
+    match unsafe { libc::ioctl(file.as_raw_fd(), BLKDISCARD, &raw const range) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// A lock on all of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lock {

@@ -76,6 +76,9 @@ impl Backend for Failing {
             code => Err(errno(code)),
         }
     }
+    fn discard(&self, _: u64, _: u64) -> io::Result<()> {
+        Err(errno(libc::EOPNOTSUPP))
+    }
     fn zero(&self, _: u64, _: u64) -> io::Result<()> {
         self.zeroed.fetch_add(1, Ordering::Relaxed);
         Ok(())

@@ -6,15 +6,16 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use vmm_sys_util::timerfd::TimerFd;
 
-use super::disk::Backend;
-use super::limit::Limiter;
-use super::request::{HEADER_LEN, ID_LEN, Limits, Parts, Request, Status, parse};
+use super::ending::{
+    Shared, allocate_ended, answer, finish, flush_ended, is_transient, parts_of, report,
+};
+use super::request::{HEADER_LEN, ID_LEN, Parts, Request, Status, parse};
 use super::slot::{Slot, Wait, Work};
 use super::uring::Uring;
 use crate::guest_warn;
@@ -26,37 +27,6 @@ use crate::virtio::served::{Served, ServedQueue, Server};
 const KICK: Token = Token(0);
 const COMPLETION: Token = Token(1);
 const TIMER: Token = Token(2);
-
-/// How often a request that ends early is tried again without any progress.
-const RETRIES: u32 = 8;
-
-/// What the queues of a disk have in common, over resets.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub backend: Arc<dyn Backend>,
-    pub limits: Limits,
-    pub id: [u8; ID_LEN],
-    /// Once a flush has failed, the host may have dropped what it could not write, and a later one that
-    /// succeeds would say nothing about it (fsync(2), and the kernel marks such pages clean).
-    pub flush_failed: AtomicBool,
-    /// Lock rank: innermost; held for a few additions. Only where a limit is configured.
-    pub limiter: Option<Mutex<Limiter>>,
-    pub started: Instant,
-    pub counters: Counters,
-}
-
-/// What a disk has done, for the metrics.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Requests that ended well.
-    pub done: AtomicU64,
-    /// Requests that the driver was told have failed.
-    pub failed: AtomicU64,
-    /// Requests that were answered at once, from or to the page cache.
-    pub inline: AtomicU64,
-    /// Requests that io_uring took.
-    pub submitted: AtomicU64,
-}
 
 /// See the module's text.
 #[derive(Debug)]
@@ -391,113 +361,3 @@ impl BlockServer {
 
 /// `FALLOC_FL_NO_HIDE_STALE` of linux/falloc.h.
 const NO_HIDE_STALE: i32 = 0x04;
-
-/// Copies what decides over a request, once.
-fn parts_of(chain: &Chain) -> Result<Parts, QueueFault> {
-    let mut header = [0; HEADER_LEN];
-    let mut segment = [0; HEADER_LEN];
-    if chain.read_at(0, &mut header) < HEADER_LEN {
-        return Err(QueueFault::Request("no header"));
-    }
-    let (readable, writable) = (chain.readable_len(), chain.writable_len());
-    let header_len = u32::try_from(HEADER_LEN).unwrap_or_default();
-    let given = readable.saturating_sub(header_len);
-    // The status is the last byte that the driver lets us write (virtio 1.3, 5.2.6).
-    let wanted = writable
-        .checked_sub(1)
-        .ok_or(QueueFault::Request("no room for the status"))?;
-    if given == header_len {
-        chain.read_at(header_len, &mut segment);
-    }
-    Ok(Parts {
-        header,
-        segment,
-        given,
-        wanted,
-    })
-}
-
-/// Writes the status; how many bytes the driver got in all. Those before the status do not count where
-/// the request failed, as nothing is promised of them.
-fn answer(shared: &Shared, slot: &Slot, status: Status) -> Result<u32, QueueFault> {
-    let counter = match status {
-        Status::Ok => &shared.counters.done,
-        _ => &shared.counters.failed,
-    };
-    counter.fetch_add(1, Ordering::Relaxed);
-    let chain = slot.chain();
-    let at = chain.writable_len().saturating_sub(1);
-    if chain.write_at(at, &[status as u8]) == 0 {
-        return Err(QueueFault::Request("no room for the status"));
-    }
-    Ok(match status {
-        Status::Ok => slot.written.saturating_add(1),
-        _ => 1,
-    })
-}
-
-/// Does all that is left of `slot`, waiting for the disk.
-fn finish(shared: &Shared, slot: &mut Slot) -> Status {
-    match slot.work {
-        Work::Read | Work::Write { .. } => transfer_all(shared, slot),
-        Work::Flush => flush_ended(shared, shared.backend.flush()),
-        Work::Allocate { mode, len, .. } => {
-            let result = shared.backend.allocate(mode, slot.offset, len);
-            allocate_ended(shared, slot, result)
-        }
-    }
-}
-
-fn transfer_all(shared: &Shared, slot: &mut Slot) -> Status {
-    let mut tries = 0u32;
-    while slot.left > 0 {
-        match shared.backend.transfer(slot, Wait::Yes) {
-            Ok(0) => return Status::IoError,
-            Ok(done) => slot.advance(done),
-            Err(error) if is_transient(&error) && tries < RETRIES => tries = tries.wrapping_add(1),
-            Err(error) => return report("transfer", &error),
-        }
-    }
-    Status::Ok
-}
-
-fn is_transient(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN))
-}
-
-/// A flush that ends well after another has failed claims nothing either.
-fn flush_ended(shared: &Shared, result: io::Result<()>) -> Status {
-    match result {
-        Ok(()) if shared.flush_failed.load(Ordering::Relaxed) => Status::IoError,
-        Ok(()) => Status::Ok,
-        Err(error) => {
-            shared.flush_failed.store(true, Ordering::Relaxed);
-            report("flush", &error)
-        }
-    }
-}
-
-/// A discard is a hint, and one that the host cannot take is not an error (virtio 1.3, 5.2.6.2); zeros
-/// that it cannot make by itself are written.
-fn allocate_ended(shared: &Shared, slot: &Slot, result: io::Result<()>) -> Status {
-    let result = match (result, slot.work) {
-        (Err(error), Work::Allocate { len, zeros, .. })
-            if error.raw_os_error() == Some(libc::EOPNOTSUPP) =>
-        {
-            match zeros {
-                true => shared.backend.zero(slot.offset, len),
-                false => Ok(()),
-            }
-        }
-        (result, _) => result,
-    };
-    match result {
-        Ok(()) => Status::Ok,
-        Err(error) => report("discard or zero", &error),
-    }
-}
-
-fn report(what: &str, error: &io::Error) -> Status {
-    guest_warn!("disk: cannot {what}: {error}");
-    Status::IoError
-}
