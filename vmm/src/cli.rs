@@ -7,8 +7,8 @@ use tdvmm_firmware::measure::Digest;
 use tdvmm_tdx::params::Identity;
 
 use crate::config::{
-    ConfigError, Machine, PayloadConfig, VmConfig, parse_cpus, parse_memory, parse_platform,
-    parse_serial,
+    ConfigError, Machine, PayloadConfig, VmConfig, parse_console, parse_cpus, parse_disk,
+    parse_memory, parse_platform, parse_rng, parse_serial,
 };
 
 /// How a machine is launched, beside what it is.
@@ -86,6 +86,19 @@ pub struct Cli {
     /// First serial port: off, null, tty, file=PATH or socket=PATH  [default: tty, in a TD off]
     #[arg(long, value_name = "WHERE", conflicts_with = "config")]
     serial: Option<String>,
+
+    /// Disk: path=FILE[,readonly=on][,direct=on][,cache=writeback|none][,image_type=raw][,num_queues=N]
+    /// [,queue_size=N][,serial=TEXT][,id=NAME][,bw_size=N][,ops_size=N]; once for each disk
+    #[arg(long, value_name = "path=FILE", conflicts_with = "config")]
+    disk: Vec<String>,
+
+    /// Virtio console (hvc0): off, tty, pty, file=PATH[,max_size=N] or socket=PATH  [default: off]
+    #[arg(long, value_name = "WHERE", conflicts_with = "config")]
+    console: Option<String>,
+
+    /// Virtio entropy device: on or off  [default: off]
+    #[arg(long, value_name = "on", conflicts_with = "config")]
+    rng: Option<String>,
 
     /// Read the machine from a JSON file instead of from options
     #[arg(long, value_name = "FILE")]
@@ -200,6 +213,18 @@ impl Cli {
                 .transpose()?
                 .unwrap_or_default(),
             serial: self.serial.as_deref().map(parse_serial).transpose()?,
+            disks: self
+                .disk
+                .iter()
+                .map(|text| parse_disk(text))
+                .collect::<Result<_, _>>()?,
+            console: self.console.as_deref().map(parse_console).transpose()?,
+            rng: self
+                .rng
+                .as_deref()
+                .map(parse_rng)
+                .transpose()?
+                .unwrap_or_default(),
         })
     }
 }

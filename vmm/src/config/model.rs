@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::ByteSize;
+use super::{ByteSize, ConsoleConfig, DiskConfig};
 
 /// A virtual machine as asked for, not yet checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,15 @@ pub struct VmConfig {
     /// The first serial port; without it, the terminal, and in a TD none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<SerialConfig>,
+    /// Disks, in the order of their PCI slots.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskConfig>,
+    /// The virtio console; without it there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console: Option<ConsoleConfig>,
+    /// Whether there is a virtio entropy device.
+    #[serde(default)]
+    pub rng: bool,
 }
 
 /// Firmware, kernel and what they are given.

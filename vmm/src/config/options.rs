@@ -4,6 +4,7 @@
 //! twice and a key without a value are errors that list the known keys.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use super::{
     ConfigError, CpusConfig, MemoryConfig, PlatformConfig, SerialConfig, SerialMode,
@@ -68,12 +69,7 @@ pub fn parse_platform(text: &str) -> Result<PlatformConfig, ConfigError> {
     ];
     let pairs = Pairs::parse("--platform", text, KEYS)?;
     let text = |key| pairs.get(key).map(str::to_owned);
-    let switch = |key| {
-        pairs
-            .get(key)
-            .map(|value| pairs.switch(key, value))
-            .transpose()
-    };
+    let switch = |key| pairs.optional_switch(key);
     Ok(PlatformConfig {
         tdx: switch("tdx")?.unwrap_or(false),
         attributes: text("attributes"),
@@ -138,15 +134,32 @@ pub fn parse_serial(text: &str) -> Result<SerialConfig, ConfigError> {
     }
 }
 
+/// Reads `on` or `off`.
+///
+/// # Errors
+///
+/// If the text is neither.
+pub fn parse_rng(text: &str) -> Result<bool, ConfigError> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(ConfigError::option("--rng", text, "write on or off")),
+    }
+}
+
 /// The pairs of one option's text.
-struct Pairs<'a> {
+pub(super) struct Pairs<'a> {
     option: &'static str,
     text: &'a str,
     pairs: Vec<(&'a str, &'a str)>,
 }
 
 impl<'a> Pairs<'a> {
-    fn parse(option: &'static str, text: &'a str, known: &[&str]) -> Result<Self, ConfigError> {
+    pub(super) fn parse(
+        option: &'static str,
+        text: &'a str,
+        known: &[&str],
+    ) -> Result<Self, ConfigError> {
         let mut found = Self {
             option,
             text,
@@ -173,18 +186,18 @@ impl<'a> Pairs<'a> {
         Ok(found)
     }
 
-    fn get(&self, key: &str) -> Option<&'a str> {
+    pub(super) fn get(&self, key: &str) -> Option<&'a str> {
         self.pairs
             .iter()
             .find(|pair| pair.0 == key)
             .map(|pair| pair.1)
     }
 
-    fn number(&self, key: &str, text: &str) -> Result<u32, ConfigError> {
+    pub(super) fn number<N: FromStr + Max>(&self, key: &str, text: &str) -> Result<N, ConfigError> {
         text.parse().map_err(|_| {
             self.problem(format!(
                 "{key}: '{text}' is no number from 0 to {}",
-                u32::MAX
+                N::MAX_NUMBER
             ))
         })
     }
@@ -197,9 +210,32 @@ impl<'a> Pairs<'a> {
         }
     }
 
-    fn problem(&self, problem: impl Into<String>) -> ConfigError {
+    pub(super) fn optional_switch(&self, key: &str) -> Result<Option<bool>, ConfigError> {
+        self.get(key)
+            .map(|value| self.switch(key, value))
+            .transpose()
+    }
+
+    pub(super) fn problem(&self, problem: impl Into<String>) -> ConfigError {
         ConfigError::option(self.option, self.text, problem)
     }
+}
+
+/// The largest number of a type, for messages.
+pub(super) trait Max {
+    const MAX_NUMBER: u64;
+}
+
+impl Max for u16 {
+    const MAX_NUMBER: u64 = u16::MAX as u64;
+}
+
+impl Max for u32 {
+    const MAX_NUMBER: u64 = u32::MAX as u64;
+}
+
+impl Max for u64 {
+    const MAX_NUMBER: u64 = u64::MAX;
 }
 
 fn split_outside_quotes(text: &str) -> impl Iterator<Item = &str> {

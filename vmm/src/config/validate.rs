@@ -7,7 +7,10 @@ use serde::Serialize;
 use tdvmm_arch::layout::RamLayout;
 use tdvmm_arch::topology::Topology;
 
-use super::{ConfigError, PayloadConfig, SerialConfig, SerialMode, TdOptions, VmConfig};
+use super::devices::{self, PciDevice};
+use super::{
+    ConfigError, ConsoleMode, PayloadConfig, SerialConfig, SerialMode, TdOptions, VmConfig,
+};
 
 /// Bytes of a command line with its final 0, at most. Linux: COMMAND_LINE_SIZE of x86 is 2048; newer and
 /// other kernels may take more, and the kernel's own limit is checked against its header.
@@ -24,6 +27,8 @@ pub struct Machine {
     pub ram: RamLayout,
     /// The first serial port.
     pub serial: SerialBackend,
+    /// What becomes a PCI function, in the order of the slots.
+    pub devices: Vec<PciDevice>,
     /// Set when the machine is a TD.
     pub td: Option<TdOptions>,
 }
@@ -91,7 +96,8 @@ pub fn validate(config: &VmConfig) -> Result<Machine, ConfigError> {
         topology: topology(config)?,
         ram: RamLayout::new(size)
             .map_err(|e| ConfigError::option("--memory", format!("size={size}"), e.to_string()))?,
-        serial: serial(config.serial.as_ref(), td.is_some())?,
+        serial: serial(config, td.is_some())?,
+        devices: devices::devices(config)?,
         td,
     })
 }
@@ -216,8 +222,13 @@ fn topology(config: &VmConfig) -> Result<Topology, ConfigError> {
     }
 }
 
-fn serial(config: Option<&SerialConfig>, in_td: bool) -> Result<SerialBackend, ConfigError> {
-    let Some(config) = config else {
+fn serial(config: &VmConfig, in_td: bool) -> Result<SerialBackend, ConfigError> {
+    let console = config.console.as_ref().map(|console| console.mode);
+    let Some(config) = &config.serial else {
+        if console == Some(ConsoleMode::Tty) {
+            // There is one terminal.
+            return Ok(SerialBackend::Off);
+        }
         // Each byte costs a TD two world switches and shows the host what it prints: only when asked for.
         return Ok(if in_td {
             SerialBackend::Off

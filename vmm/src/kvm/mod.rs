@@ -1,7 +1,9 @@
 //! KVM as this program uses it: the host's abilities, one VM, and narrow handles for its parts.
 
+pub mod doorbells;
 pub mod host;
 pub mod kick;
+pub mod msix;
 pub mod routes;
 pub mod slots;
 pub mod td;

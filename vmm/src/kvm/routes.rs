@@ -39,6 +39,11 @@ impl IrqRoutes {
     /// If the event file descriptor cannot be made or KVM refuses it.
     pub fn wire(&self, pin: u32) -> Result<Arc<dyn IrqWire>, KvmError> {
         debug_assert!(pin < IOAPIC_PINS, "a pin of the I/O APIC");
+        Ok(Arc::new(self.irqfd(pin)?))
+    }
+
+    /// What sends the message of `gsi`.
+    pub(super) fn irqfd(&self, gsi: u32) -> Result<IrqFd, KvmError> {
         let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(|source| {
             KvmError::Call {
                 call: "eventfd",
@@ -46,12 +51,13 @@ impl IrqRoutes {
             }
         })?;
         self.vm
-            .register_irqfd(&event, pin)
+            .register_irqfd(&event, gsi)
             .map_err(KvmError::call("KVM_IRQFD"))?;
-        Ok(Arc::new(IrqFd(event)))
+        Ok(IrqFd(event))
     }
 
-    fn set(&self, gsi: u32, to: Option<Msi>) -> io::Result<()> {
+    /// From now on `gsi` sends `to`, or nothing.
+    pub(super) fn set(&self, gsi: u32, to: Option<Msi>) -> io::Result<()> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let before = table.get(&gsi).copied();
         if before == to {
@@ -110,7 +116,7 @@ fn entry(gsi: u32, msi: Msi) -> kvm_irq_routing_entry {
 
 /// A wire that ends in KVM.
 #[derive(Debug)]
-struct IrqFd(EventFd);
+pub(super) struct IrqFd(EventFd);
 
 impl IrqWire for IrqFd {
     fn pulse(&self) -> io::Result<()> {

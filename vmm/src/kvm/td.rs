@@ -11,6 +11,7 @@ use tdvmm_tdx::abi::KVM_X86_TDX_VM;
 use tdvmm_tdx::ioctl::KvmTd;
 
 use super::KvmError;
+use super::doorbells::Doorbells;
 use super::host::Host;
 use super::routes::IrqRoutes;
 use super::slots::MemorySlots;
@@ -61,6 +62,7 @@ pub fn create(host: &Host) -> Result<(KvmTd, VmHandles), KvmError> {
     let other = Arc::new(duplicate(host, &vm)?);
     let handles = VmHandles {
         slots: MemorySlots::new(Arc::clone(&other)),
+        doorbells: Arc::new(Doorbells::new(Arc::clone(&other))),
         routes: Arc::new(IrqRoutes::new(other)),
     };
     Ok((KvmTd::new(vm), handles))

@@ -11,6 +11,7 @@ use tdvmm_arch::VcpuId;
 use tdvmm_arch::map::{self, gsi::IOAPIC_PINS};
 
 use super::KvmError;
+use super::doorbells::Doorbells;
 use super::host::Host;
 use super::routes::IrqRoutes;
 use super::slots::MemorySlots;
@@ -28,6 +29,8 @@ pub struct VmHandles {
     pub slots: MemorySlots,
     /// Interrupts.
     pub routes: Arc<IrqRoutes>,
+    /// Kicks of virtio queues.
+    pub doorbells: Arc<Doorbells>,
 }
 
 impl Vm {
@@ -68,6 +71,7 @@ impl Vm {
         let handles = VmHandles {
             slots: MemorySlots::new(Arc::clone(&vm)),
             routes: Arc::new(IrqRoutes::new(Arc::clone(&vm))),
+            doorbells: Arc::new(Doorbells::new(Arc::clone(&vm))),
         };
         Ok((Self { vm }, handles))
     }

@@ -11,6 +11,7 @@ use tdvmm_devices::clock::HostClock;
 use tdvmm_devices::debugcon::DebugCon;
 use tdvmm_devices::dma::DmaView;
 use tdvmm_devices::fwcfg::{FwCfg, FwCfgError};
+use tdvmm_devices::io_thread::IoThread;
 use tdvmm_devices::ioapic::IoApic;
 use tdvmm_devices::pci::{
     BarError, ConfigMechanism1, Ecam, HostBridge, LpcBridge, MmioWindow, PciRoot, SlotError,
@@ -20,13 +21,17 @@ use tdvmm_devices::power::PowerSink;
 use tdvmm_devices::reset::{I8042, Port92, ResetControl};
 use tdvmm_devices::rtc::Rtc;
 use tdvmm_devices::serial::{Serial, SerialSink};
+use tdvmm_devices::virtio::device::VirtioDevice;
+use tdvmm_devices::virtio::transport::{MemoryAccess, TransportError};
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::events::InputSource;
+use super::functions;
 use crate::config::SerialBackend;
 use crate::kvm::KvmError;
 use crate::kvm::routes::IrqRoutes;
+use crate::kvm::vm::VmHandles;
 use crate::plan::Plan;
 use crate::plan::platform::{Device, Place, Space};
 use crate::serial::backend::{ClientSink, FileSink, StreamSink, WithInput};
@@ -60,6 +65,12 @@ pub enum BoardError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A thread for a device cannot be started.
+    #[error("cannot start an I/O thread")]
+    IoThread(#[source] std::io::Error),
+    /// A virtio device cannot be wired.
+    #[error("cannot wire a virtio device")]
+    Virtio(#[source] TransportError),
     /// An event file descriptor cannot be made.
     #[error("cannot make an event file descriptor")]
     EventFd(#[source] std::io::Error),
@@ -72,23 +83,33 @@ pub struct Board {
     pub buses: Arc<Buses>,
     /// Where input for the serial port comes from.
     pub input: InputSource,
+    /// Where the work of virtio devices is done; it stops when they are dropped.
+    pub io_threads: Vec<IoThread>,
 }
 
 impl Board {
-    /// Wires the devices of `plan`; they see guest memory through `memory`, `td` serves a TD's exits, and what the guest asks of the
-    /// machine goes to `power`.
+    /// Wires the devices of `plan`, of which `devices` are behind the PCI functions. They see guest memory
+    /// through `memory`, `td` serves a TD's exits, and what the guest asks of the machine goes to `power`.
     ///
     /// # Errors
     ///
     /// If a backend cannot be opened or KVM refuses an interrupt.
     pub fn wire(
         plan: &Plan,
-        routes: &Arc<IrqRoutes>,
+        devices: Vec<Box<dyn VirtioDevice>>,
+        handles: &VmHandles,
         memory: &DmaView,
         td: Option<Arc<dyn TdServices>>,
         power: &Arc<dyn PowerSink>,
     ) -> Result<Self, BoardError> {
-        let pci = Arc::new(pci_root()?);
+        let routes = &handles.routes;
+        let mut root = pci_root()?;
+        let access = match td {
+            Some(_) => MemoryAccess::Restricted,
+            None => MemoryAccess::Direct,
+        };
+        let io_threads = functions::wire(&mut root, &plan.pci, devices, handles, memory, access)?;
+        let pci = Arc::new(root);
         if plan.firmware().is_none() {
             pci.assign_bars(map::PCI_WINDOW.start().0, map::PCI_WINDOW.len())
                 .map_err(BoardError::Bars)?;
@@ -137,6 +158,7 @@ impl Board {
         Ok(Self {
             buses: Arc::new(buses),
             input,
+            io_threads,
         })
     }
 }
@@ -256,7 +278,7 @@ fn open_output(path: &Path) -> std::io::Result<(File, bool)> {
 }
 
 /// Listens on `path`. A socket that an earlier run left behind, and that nobody listens on, is replaced.
-fn listen(path: &Path) -> std::io::Result<UnixListener> {
+pub(super) fn listen(path: &Path) -> std::io::Result<UnixListener> {
     use std::os::unix::fs::FileTypeExt;
     if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
         && std::os::unix::net::UnixStream::connect(path)

@@ -13,6 +13,7 @@ use tdvmm_arch::cpuid::{self, CpuidOptions};
 use tdvmm_arch::{Gpa, VcpuId, msrs};
 use tdvmm_devices::dma::DmaView;
 use tdvmm_devices::power::PowerSink;
+use tdvmm_devices::virtio::device::VirtioDevice;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
@@ -76,7 +77,7 @@ pub struct ReadyMachine {
     pub slots: MemorySlots,
 }
 
-/// Does what `plan` says, on `host`.
+/// Does what `plan` says, on `host`; `devices` are behind its PCI functions.
 ///
 /// # Errors
 ///
@@ -85,6 +86,7 @@ pub fn launch(
     plan: &Plan,
     host: &Host,
     files: PayloadFiles,
+    devices: Vec<Box<dyn VirtioDevice>>,
     endings: &Arc<EndingCell>,
 ) -> Result<ReadyMachine, LaunchError> {
     let (vm, mut handles) = Vm::create(host)?;
@@ -92,7 +94,7 @@ pub fn launch(
     handles.slots.add(&ram)?;
     let power: Arc<dyn PowerSink> = Arc::<EndingCell>::clone(endings);
     let memory = DmaView::all_shared(Arc::new(ram.clone()));
-    let board = Board::wire(plan, &handles.routes, &memory, None, &power)?;
+    let board = Board::wire(plan, devices, &handles, &memory, None, &power)?;
     let start = load(plan, files, &ram)?;
     let vcpus = create_vcpus(plan, &vm, host, &start)?;
     Ok(ReadyMachine {

@@ -9,6 +9,7 @@ use tdvmm_arch::cpuid::{self, CpuidOptions, CpuidTable};
 use tdvmm_arch::{GpaRange, VcpuId, map};
 use tdvmm_devices::dma::DmaView;
 use tdvmm_devices::power::PowerSink;
+use tdvmm_devices::virtio::device::VirtioDevice;
 use tdvmm_firmware::measure;
 use tdvmm_tdx::error::{Command, TdxError};
 use tdvmm_tdx::log::Measure;
@@ -75,7 +76,7 @@ impl TdLaunchError {
     }
 }
 
-/// Does what `plan`, which is a TD's, says on `host`.
+/// Does what `plan`, which is a TD's, says on `host`; `devices` are behind its PCI functions.
 ///
 /// # Errors
 ///
@@ -84,6 +85,7 @@ pub fn launch(
     plan: &Plan,
     td_plan: &TdPlan,
     host: &Host,
+    devices: Vec<Box<dyn VirtioDevice>>,
     endings: &Arc<EndingCell>,
 ) -> Result<(ReadyMachine, Transcript), TdLaunchError> {
     let (core, mut handles) = td::create(host).map_err(TdLaunchError::Kvm)?;
@@ -105,7 +107,7 @@ pub fn launch(
     let view = DmaView::new(Arc::new(ram), Arc::<TdMemory<_>>::clone(&memory));
     let power: Arc<dyn PowerSink> = Arc::<EndingCell>::clone(endings);
     let services = Arc::new(Services::new(memory, view.clone()));
-    let board = Board::wire(plan, &handles.routes, &view, Some(services), &power)
+    let board = Board::wire(plan, devices, &handles, &view, Some(services), &power)
         .map_err(TdLaunchError::Board)?;
     let cpuid = |id| wanted_cpuid(plan, host, id);
     let mut td = td

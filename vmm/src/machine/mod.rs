@@ -2,6 +2,7 @@
 
 pub mod board;
 pub mod events;
+pub mod functions;
 pub mod launch_plain;
 pub mod launch_td;
 pub mod run;

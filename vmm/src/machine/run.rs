@@ -14,10 +14,11 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::board::BoardError;
 use super::events::{self, LoopError};
+use super::functions::{self, DeviceError};
 use super::launch_plain::{self, LaunchError};
 use super::launch_td::{self, TdLaunchError};
 use crate::cli::LaunchOptions;
-use crate::config::{Machine, SerialBackend};
+use crate::config::{Console, Device, Machine, SerialBackend};
 use crate::ending::{
     BAD_CONFIG, Ending, EndingCell, HOST_ERROR, TD_LAUNCH_FAILED, TD_NO_KEY_ID, TD_UNEXPECTED_MRTD,
     TDX_NOT_READY,
@@ -26,6 +27,7 @@ use crate::host_check;
 use crate::kvm::host::Host;
 use crate::kvm::{KvmError, kick, td};
 use crate::payload::{PayloadError, PayloadFiles, open_payload};
+use crate::plan::pci::Function;
 use crate::plan::td::TdPlan;
 use crate::plan::{Plan, PlanError};
 use crate::serial::terminal::RawTerminal;
@@ -60,6 +62,9 @@ pub enum RunError {
         /// Width of guest-physical addresses.
         bits: u32,
     },
+    /// What a device needs cannot be had.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// KVM cannot be used.
     #[error(transparent)]
     Kvm(#[from] KvmError),
@@ -108,6 +113,7 @@ impl RunError {
         match self {
             Self::Payload(_)
             | Self::Plan(_)
+            | Self::Device(_)
             | Self::TooManyVcpus { .. }
             | Self::TooMuchMemory { .. } => BAD_CONFIG,
             Self::UnexpectedMrtd { .. } => TD_UNEXPECTED_MRTD,
@@ -181,27 +187,28 @@ impl Prepared {
         let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
             .map_err(process("make an event file descriptor"))?;
         let endings = Arc::new(EndingCell::new(wake));
+        let devices = functions::open(&plan.pci, &endings)?;
         let machine = match &plan.td {
-            None => launch_plain::launch(&plan, &host, files, &endings)?,
+            None => launch_plain::launch(&plan, &host, files, devices, &endings)?,
             Some(td) => {
                 let transcript = options
                     .transcript
                     .as_deref()
                     .map(create_transcript)
                     .transpose()?;
-                let (machine, calls) = launch_td::launch(&plan, td, &host, &endings)?;
+                let (machine, calls) = launch_td::launch(&plan, td, &host, devices, &endings)?;
                 if let Some((path, file)) = transcript {
                     write_transcript(path, file, td, &calls)?;
                 }
                 machine
             }
         };
-        let serial = plan.serial.clone();
+        let on_terminal = uses_terminal(&plan);
         // Images and kernels of firmware need not stay in memory twice.
         drop(plan);
-        let _terminal = match serial {
-            SerialBackend::Tty => RawTerminal::enter().map_err(process("make the terminal raw"))?,
-            _ => None,
+        let _terminal = match on_terminal {
+            true => RawTerminal::enter().map_err(process("make the terminal raw"))?,
+            false => None,
         };
         let board = machine.board;
         // Dropped first on the way out: the vCPUs stop before the devices go.
@@ -209,6 +216,11 @@ impl Prepared {
             .map_err(process("start a thread for a vCPU"))?;
         Ok(events::wait_for_end(&endings, signals, board.input)?)
     }
+}
+
+fn uses_terminal(plan: &Plan) -> bool {
+    let is_console = |function: &Function| function.device == Device::Console(Console::Tty);
+    plan.serial == SerialBackend::Tty || plan.pci.iter().any(is_console)
 }
 
 /// The first condition that fails, with its remedy.

@@ -5,6 +5,7 @@
 
 pub mod boot;
 pub mod firmware;
+pub mod pci;
 pub mod platform;
 pub mod td;
 
@@ -84,6 +85,8 @@ pub struct Plan {
     pub ram: RamLayout,
     /// What stands at which port or address.
     pub platform: Vec<Place>,
+    /// The PCI functions that were asked for.
+    pub pci: Vec<pci::Function>,
     /// The first serial port.
     pub serial: SerialBackend,
     /// The ACPI tables.
@@ -163,6 +166,7 @@ impl Plan {
             topology: machine.topology,
             ram: machine.ram,
             platform: platform::places(with_serial, with_firmware),
+            pci: pci::functions(&machine.devices),
             serial: machine.serial.clone(),
             acpi,
             boot,

@@ -1,0 +1,162 @@
+//! The PCI functions of the plan: what is behind them is opened before the VM is created, then each is
+//! wired to the VM, with an I/O thread of its own.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tdvmm_devices::dma::DmaView;
+use tdvmm_devices::io_thread::IoThread;
+use tdvmm_devices::pci::PciRoot;
+use tdvmm_devices::virtio::block::{Block, BlockOptions, DiskOptions, OpenError, Rate};
+use tdvmm_devices::virtio::console::{Console as VirtioConsole, LogFile, SocketServer};
+use tdvmm_devices::virtio::device::VirtioDevice;
+use tdvmm_devices::virtio::entropy::Entropy;
+use tdvmm_devices::virtio::transport::{MemoryAccess, VirtioPciDevice, Wiring};
+use thiserror::Error;
+
+use super::board::{self, BoardError};
+use crate::config::{Console, Device, Disk, Limit};
+use crate::ending::EndingCell;
+use crate::kvm::msix::KvmVectors;
+use crate::kvm::vm::VmHandles;
+use crate::plan::pci::Function;
+use crate::serial::console::{Pty, Terminal};
+
+/// What a device needs of the host cannot be had.
+#[derive(Debug, Error)]
+pub enum DeviceError {
+    /// An image cannot be used.
+    #[error("--disk path={}", path.display())]
+    Disk {
+        /// The image.
+        path: std::path::PathBuf,
+        /// Why.
+        source: OpenError,
+    },
+    /// The console cannot lead there.
+    #[error("--console {backend}: cannot be opened")]
+    Console {
+        /// The backend.
+        backend: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There is no entropy.
+    #[error("--rng on: cannot open the host's random bytes")]
+    Rng(#[source] io::Error),
+}
+
+/// Opens what is behind each of `functions`, in their order. Nothing of the guest is needed for that.
+///
+/// # Errors
+///
+/// If the host refuses something, or an image cannot be used.
+pub fn open(
+    functions: &[Function],
+    endings: &Arc<EndingCell>,
+) -> Result<Vec<Box<dyn VirtioDevice>>, DeviceError> {
+    let open = |function: &Function| -> Result<Box<dyn VirtioDevice>, DeviceError> {
+        Ok(match &function.device {
+            Device::Disk(disk) => Box::new(open_disk(disk)?),
+            Device::Console(console) => {
+                let opened = open_console(console, endings);
+                Box::new(opened.map_err(|source| DeviceError::Console {
+                    backend: describe(console),
+                    source,
+                })?)
+            }
+            Device::Rng => Box::new(Entropy::open().map_err(DeviceError::Rng)?),
+        })
+    };
+    functions.iter().map(open).collect()
+}
+
+fn open_disk(disk: &Disk) -> Result<Block, DeviceError> {
+    let from = DiskOptions {
+        path: disk.path.clone(),
+        read_only: disk.readonly,
+        direct: disk.direct,
+        raw: disk.raw,
+    };
+    let options = BlockOptions {
+        num_queues: disk.num_queues,
+        queue_size: disk.queue_size,
+        serial: disk.serial.clone(),
+        bandwidth: disk.bandwidth.map(rate),
+        operations: disk.operations.map(rate),
+        ..BlockOptions::default()
+    };
+    Block::open(&from, &options).map_err(|source| DeviceError::Disk {
+        path: disk.path.clone(),
+        source,
+    })
+}
+
+fn open_console(console: &Console, endings: &Arc<EndingCell>) -> io::Result<VirtioConsole> {
+    VirtioConsole::new(match console {
+        Console::Tty => Box::new(Terminal::new(Arc::clone(endings))?),
+        Console::Pty => {
+            let (pty, name) = Pty::open()?;
+            // Nobody can find it otherwise.
+            log::warn!("--console pty: the console is at {name}");
+            Box::new(pty)
+        }
+        Console::File { path, max_size } => Box::new(LogFile::open(path, *max_size)?),
+        Console::Socket(path) => Box::new(SocketServer::new(board::listen(path)?)?),
+    })
+}
+
+fn describe(console: &Console) -> String {
+    match console {
+        Console::Tty => "tty".to_owned(),
+        Console::Pty => "pty".to_owned(),
+        Console::File { path, .. } => format!("file={}", path.display()),
+        Console::Socket(path) => format!("socket={}", path.display()),
+    }
+}
+
+fn rate(limit: Limit) -> Rate {
+    Rate {
+        size: limit.size,
+        refill: Duration::from_millis(limit.refill_ms),
+    }
+}
+
+/// Puts `functions`, which `devices` are behind, on the bus. Their threads stop when the result is dropped.
+///
+/// # Errors
+///
+/// If the host has no thread or descriptor left.
+pub(super) fn wire(
+    root: &mut PciRoot,
+    functions: &[Function],
+    devices: Vec<Box<dyn VirtioDevice>>,
+    handles: &VmHandles,
+    memory: &DmaView,
+    access: MemoryAccess,
+) -> Result<Vec<IoThread>, BoardError> {
+    let mut threads = Vec::with_capacity(devices.len());
+    for (function, device) in functions.iter().zip(devices) {
+        debug_assert_eq!(function.vectors, VirtioPciDevice::vectors(&*device));
+        let thread =
+            IoThread::spawn(&format!("io-{}", function.id), || {}).map_err(BoardError::IoThread)?;
+        let vectors = KvmVectors::new(
+            Arc::clone(&handles.routes),
+            function.first_gsi,
+            function.vectors,
+        );
+        let wiring = Wiring {
+            memory: memory.clone(),
+            vectors: Arc::new(vectors),
+            notify: Arc::<crate::kvm::doorbells::Doorbells>::clone(&handles.doorbells),
+            io_threads: vec![thread.handle()],
+            access,
+        };
+        let device = VirtioPciDevice::new(device, wiring).map_err(BoardError::Virtio)?;
+        root.insert(function.slot, Arc::new(Mutex::new(device)))
+            .map_err(BoardError::Slot)?;
+        threads.push(thread);
+    }
+    Ok(threads)
+}
