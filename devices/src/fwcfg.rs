@@ -180,7 +180,21 @@ impl FwCfg {
         }
     }
 
+    /// Reads into guest memory. Pages that the guest made private while they were being written are given
+    /// back, so that they are not held twice.
     fn dma_read(&mut self, address: u64, length: usize) -> Result<(), &'static str> {
+        let before = self.memory.generation();
+        let done = self.copy_to(address, length);
+        let end = u64::try_from(length)
+            .ok()
+            .and_then(|length| address.checked_add(length));
+        if let Some(end) = end.filter(|_| self.memory.generation() != before) {
+            self.memory.discard_private(address..end);
+        }
+        done
+    }
+
+    fn copy_to(&mut self, address: u64, length: usize) -> Result<(), &'static str> {
         static ZEROS: [u8; 4096] = [0; 4096];
         let rest = self.rest();
         let part = rest.get(..length).unwrap_or(rest);

@@ -129,7 +129,7 @@ fn full(lab: &Lab) -> Result<()> {
     let full = fs::File::options().write(true).open("/dev/full")?;
     vm.command.stdout(full);
     let end = vm.args(["--print-plan", "--kernel"]).args([kernel]).run()?;
-    end.expect(HOST_ERROR, "cannot print the plan")
+    end.expect(HOST_ERROR, "cannot print")
 }
 
 /// In a mount namespace with an empty `/dev`.

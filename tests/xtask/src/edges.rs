@@ -99,7 +99,7 @@ fn reasons(table: &str) -> Uses {
     reasons
 }
 
-/// `devices` and `vmm` of `devices (tests, benches), vmm`.
+/// `devices` and `vmm` of `tdvmm-devices (tests, benches), vmm`.
 fn split_users(text: &str) -> BTreeSet<String> {
     let mut users = BTreeSet::new();
     let (mut depth, mut name) = (0_u32, String::new());
@@ -108,7 +108,9 @@ fn split_users(text: &str) -> BTreeSet<String> {
             '(' => depth += 1,
             ')' => depth = depth.saturating_sub(1),
             ',' if depth == 0 => {
-                users.insert(std::mem::take(&mut name).trim().to_owned());
+                let user = std::mem::take(&mut name);
+                let user = user.trim();
+                users.insert(user.strip_prefix("tdvmm-").unwrap_or(user).to_owned());
             }
             c if depth == 0 => name.push(c),
             _ => {}

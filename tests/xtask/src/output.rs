@@ -33,13 +33,8 @@ impl Counts {
             let name = name.trim();
             self.last = name.to_owned();
             if let Some(reason) = outcome.strip_prefix("ignored") {
-                let reason = reason.trim_start_matches([',', ' ']);
-                let reason = if reason.is_empty() {
-                    "no reason given"
-                } else {
-                    reason
-                };
-                self.reasons.push(format!("{name}: {reason}"));
+                self.reasons
+                    .push(ignored(name, reason.trim_start_matches([',', ' '])));
             } else if outcome.starts_with("FAILED") {
                 self.failures.push(name.to_owned());
             }
@@ -47,6 +42,17 @@ impl Counts {
             // Printed by a case below its own line.
             self.notes.push(format!("{}: {note}", self.last));
         }
+    }
+}
+
+/// `name: reason`. Some runners print the reason in brackets behind the name instead.
+fn ignored(name: &str, reason: &str) -> String {
+    match name.split_once(" (") {
+        _ if !reason.is_empty() => format!("{name}: {reason}"),
+        Some((name, inside)) if !inside.starts_with("line ") => {
+            format!("{name}: {}", inside.trim_end_matches(')'))
+        }
+        _ => format!("{name}: no reason given"),
     }
 }
 
@@ -86,6 +92,12 @@ mod tests {
     fn note_belongs_to_the_case_above() {
         let found = counts("test boot ... ok (9.1 s)\n    note: marker after 7 s\n");
         assert_eq!(found.notes, ["boot: marker after 7 s"]);
+    }
+
+    #[test]
+    fn reason_in_brackets_is_found() {
+        let found = counts("test numbers (no headers: set X) ... ignored\n");
+        assert_eq!(found.reasons, ["numbers: no headers: set X"]);
     }
 
     #[test]

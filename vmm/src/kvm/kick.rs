@@ -9,9 +9,10 @@
     reason = "a signal handler, and a flag in memory shared with the kernel"
 )]
 
+use std::mem::MaybeUninit;
 use std::os::unix::thread::JoinHandleExt;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering, fence};
 use std::thread::JoinHandle;
 
 use kvm_ioctls::VcpuFd;
@@ -35,6 +36,20 @@ pub fn prepare() -> Result<(), KvmError> {
         call: "sigaction",
         source: std::io::Error::from_raw_os_error(errno.errno()),
     })
+}
+
+/// Whether this process ignores `signal`.
+#[must_use]
+pub fn is_ignored(signal: libc::c_int) -> bool {
+    let mut current = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: nothing is installed (the new action is null), and `current` has room for the result.
+    let ret = unsafe { libc::sigaction(signal, std::ptr::null(), current.as_mut_ptr()) };
+    if ret != 0 {
+        return false;
+    }
+    // SAFETY: the call returned 0, so it filled the struct.
+    let current = unsafe { current.assume_init() };
+    current.sa_sigaction == libc::SIG_IGN
 }
 
 /// Where the `immediate_exit` flag of a vCPU stands. Taken from the vCPU before it moves to its thread.
@@ -75,7 +90,9 @@ impl<T> KickableThread<T> {
         // is always aligned. This process accesses it only here and, while it is in no `KVM_RUN`, through
         // the vCPU's own thread (see `vcpu::KvmVcpu::enter`), atomically as well.
         let flag = unsafe { AtomicU8::from_ptr(self.flag.0.as_ptr()) };
-        flag.store(1, Ordering::Release);
+        // What the thread is told was stored before this (`fence` in `vcpu::KvmVcpu::clear_exit_flag`).
+        fence(Ordering::SeqCst);
+        flag.store(1, Ordering::SeqCst);
         // SAFETY: the thread has not been joined, as joining takes `self`; so its id is valid. The
         // signal's handler was installed by `prepare` and does nothing.
         unsafe { libc::pthread_kill(self.thread.as_pthread_t(), kick_signal()) };

@@ -97,7 +97,7 @@ fn entry(gsi: u32, msi: Msi) -> kvm_irq_routing_entry {
     const EXTENDED: u32 = 0x7f << 5;
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "the upper half is always 0 on x86"
+        reason = "destinations come from the lower half; a guest may set the upper one, for nothing"
     )]
     let low = msi.address as u32;
     let mut entry = kvm_irq_routing_entry {

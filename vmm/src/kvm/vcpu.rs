@@ -6,7 +6,7 @@
 )]
 
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering, fence};
 
 use kvm_bindings::{
     KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_INTERNAL_ERROR_EMULATION,
@@ -71,7 +71,9 @@ impl KvmVcpu {
         // SAFETY: the byte lies in the run page, which is mapped as long as `self.fd` lives; a byte is
         // always aligned; other threads access it atomically only (see `kick`).
         let flag = unsafe { AtomicU8::from_ptr(flag) };
-        flag.store(0, Ordering::Release);
+        flag.store(0, Ordering::SeqCst);
+        // The caller loads what it has been told after this: the two must not change places.
+        fence(Ordering::SeqCst);
     }
 
     /// Bytes of one item of the port access that has just been reported.
@@ -192,7 +194,7 @@ impl RunVcpu for KvmVcpu {
     fn answer(&mut self, reply: Reply) {
         if let Err(error) = answer(&mut self.fd, reply) {
             // The kernel's own answer stands, which is a refusal.
-            log::error!("{error}");
+            log::error!(target: "vcpu", "{error}");
         }
     }
 }

@@ -202,9 +202,14 @@ fn wire_serial(
             input: InputSource::None,
         },
         SerialBackend::File(path) => {
-            let file = File::create(path).map_err(|source| unopened(path, source))?;
+            let (file, regular) = open_output(path).map_err(|source| unopened(path, source))?;
+            let sink: Box<dyn SerialSink> = if regular {
+                Box::new(FileSink(file))
+            } else {
+                Box::new(StreamSink::new(file))
+            };
             WiredSerial {
-                port: port(Box::new(FileSink(file))),
+                port: port(sink),
                 input: InputSource::None,
             }
         }
@@ -258,11 +263,26 @@ fn event_pair() -> Result<(EventFd, EventFd), BoardError> {
     Ok((other, event))
 }
 
+/// Opens a file for output, and tells whether it is a regular one. Another (a FIFO, a device, the output of
+/// this process) may have a reader that stalls, so it is opened not to block.
+fn open_output(path: &Path) -> std::io::Result<(File, bool)> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    let regular = file.metadata()?.is_file();
+    Ok((file, regular))
+}
+
 /// Listens on `path`. A socket that an earlier run left behind, and that nobody listens on, is replaced.
 pub(super) fn listen(path: &Path) -> std::io::Result<UnixListener> {
     use std::os::unix::fs::FileTypeExt;
     if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
-        && std::os::unix::net::UnixStream::connect(path).is_err()
+        && std::os::unix::net::UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
     {
         std::fs::remove_file(path)?;
     }

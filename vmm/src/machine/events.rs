@@ -12,6 +12,7 @@ use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::ending::{Ending, EndingCell};
+use crate::kvm::kick;
 use crate::serial::backend::ClientSink;
 use crate::serial::input::{CHUNK, Input};
 use crate::serial::terminal::EscapeFilter;
@@ -57,7 +58,12 @@ pub fn take_signals() -> Result<SignalFd, LoopError> {
         what: "take over signals",
         source: source.into(),
     };
-    let set: SigSet = ENDING_SIGNALS.into_iter().collect();
+    // What the parent has set to be ignored (nohup, a job in the background) stays ignored: a blocked
+    // signal would be queued all the same.
+    let set: SigSet = ENDING_SIGNALS
+        .into_iter()
+        .filter(|signal| !kick::is_ignored(*signal as i32))
+        .collect();
     set.thread_block().map_err(failed)?;
     SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(failed)
 }
@@ -145,8 +151,9 @@ impl MainLoop {
                     .as_mut()
                     .is_some_and(|filter| filter.feed(typed, &mut passed));
                 let bytes = if escape.is_some() { &passed } else { typed };
-                if !input.offer(bytes) {
-                    // Until the guest has caught up (`on_drained`).
+                // A pipe can wait until the guest has caught up (`on_drained`). A terminal is read on, since
+                // the escape key has to work whatever the guest does.
+                if !input.offer(bytes) && escape.is_none() {
                     ignore(ops, stdin.as_raw_fd(), STDIN);
                 }
                 if ends {
@@ -168,8 +175,15 @@ impl MainLoop {
         else {
             return;
         };
-        let Ok((stream, _)) = listener.accept() else {
-            return;
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if is_transient(&error) => return,
+            Err(error) => {
+                // Out of file descriptors, mostly; asking again at once would not end.
+                log::warn!("the serial port's socket takes no more clients: {error}");
+                ignore(ops, listener.as_raw_fd(), LISTENER);
+                return;
+            }
         };
         if client.is_some() {
             // One client at a time; the newcomer sees its connection closed at once.
@@ -186,7 +200,7 @@ impl MainLoop {
         }
     }
 
-    fn on_client(&mut self, ops: &mut EventOps) {
+    fn on_client(&mut self, set: EventSet, ops: &mut EventOps) {
         let InputSource::Socket {
             client,
             input,
@@ -197,11 +211,18 @@ impl MainLoop {
             return;
         };
         let Some(stream) = client else { return };
+        if set.intersects(EventSet::HANG_UP | EventSet::ERROR) && !set.contains(EventSet::IN) {
+            ignore(ops, stream.as_raw_fd(), CLIENT);
+            sink.disconnect();
+            *client = None;
+            return;
+        }
         let mut sent = [0; CHUNK];
         match stream.read(&mut sent) {
             Ok(len) if len > 0 => {
                 if !input.offer(sent.get(..len).unwrap_or_default()) {
-                    ignore(ops, stream.as_raw_fd(), CLIENT);
+                    // Until the guest has caught up; that the client has gone is told all the same.
+                    let _ = ops.modify(Events::with_data(&*stream, CLIENT, EventSet::empty()));
                 }
             }
             Err(error) if is_transient(&error) => {}
@@ -233,7 +254,7 @@ impl MainLoop {
                 if input.advance()
                     && let Some(client) = client
                 {
-                    let _ = watch(ops, client, CLIENT);
+                    let _ = ops.modify(Events::with_data(client, CLIENT, EventSet::IN));
                 }
             }
         }
@@ -271,7 +292,7 @@ impl MutEventSubscriber for MainLoop {
             SIGNAL => self.on_signal(),
             STDIN => self.on_stdin(ops),
             LISTENER => self.on_connection(ops),
-            CLIENT => self.on_client(ops),
+            CLIENT => self.on_client(events.event_set(), ops),
             DRAINED => self.on_drained(ops),
             // ENDING only has to wake the loop, which looks for the ending itself.
             _ => {}

@@ -185,20 +185,25 @@ fn load_initramfs(
 
 fn create_vcpus(plan: &Plan, vm: &Vm, host: &Host, start: &Start) -> Result<Vec<VcpuFd>, KvmError> {
     let options = CpuidOptions::default();
-    let boot_msrs = boot_msrs()?;
     let mut vcpus = Vec::with_capacity(plan.topology.vcpus() as usize);
     for id in (0..plan.topology.vcpus()).map(VcpuId) {
         let vcpu = vm.create_vcpu(id)?;
         let table = cpuid::for_vcpu(host.supported_cpuid(), id, &plan.topology, &options);
         vcpu.set_cpuid2(&host::to_kvm(&table)?)
             .map_err(KvmError::call("KVM_SET_CPUID2"))?;
-        if let Some((index, data)) = msrs::apic_base(id, &plan.topology) {
-            set_msr(&vcpu, index, data)?;
+        if let Some((index, data)) = msrs::apic_base(id, &plan.topology)
+            && !set_msr(&vcpu, index, data)?
+        {
+            return Err(KvmError::Lacks {
+                what: "x2APIC mode from the start",
+                remedy: "give the guest at most 255 vCPUs",
+            });
         }
         if let Start::Kernel(registers) = start {
             // A register that the host does not have is left out, as on a processor that lacks it.
-            vcpu.set_msrs(&boot_msrs)
-                .map_err(KvmError::call("KVM_SET_MSRS"))?;
+            for &(index, data) in msrs::boot_msrs() {
+                set_msr(&vcpu, index, data)?;
+            }
             if id == VcpuId(0) {
                 set_registers(&vcpu, registers)?;
             }
@@ -208,34 +213,20 @@ fn create_vcpus(plan: &Plan, vm: &Vm, host: &Host, start: &Start) -> Result<Vec<
     Ok(vcpus)
 }
 
-fn set_msr(vcpu: &VcpuFd, index: u32, data: u64) -> Result<(), KvmError> {
+/// Sets one model-specific register; false where KVM does not know it.
+fn set_msr(vcpu: &VcpuFd, index: u32, data: u64) -> Result<bool, KvmError> {
     let entry = kvm_msr_entry {
         index,
         data,
         ..Default::default()
     };
-    let one = Msrs::from_entries(&[entry]).map_err(|_| NO_ROOM)?;
+    let one = Msrs::from_entries(&[entry]).map_err(|_| KvmError::Lacks {
+        what: "room for one model-specific register",
+        remedy: "report it as a defect of this program",
+    })?;
     vcpu.set_msrs(&one)
-        .map(drop)
+        .map(|set| set == 1)
         .map_err(KvmError::call("KVM_SET_MSRS"))
-}
-
-const NO_ROOM: KvmError = KvmError::Lacks {
-    what: "room for the first model-specific registers",
-    remedy: "report it as a defect of this program",
-};
-
-/// What firmware would have left in model-specific registers, for a kernel that is started without.
-fn boot_msrs() -> Result<Msrs, KvmError> {
-    let entries: Vec<_> = msrs::boot_msrs()
-        .iter()
-        .map(|&(index, data)| kvm_msr_entry {
-            index,
-            data,
-            ..Default::default()
-        })
-        .collect();
-    Msrs::from_entries(&entries).map_err(|_| NO_ROOM)
 }
 
 fn set_registers(vcpu: &VcpuFd, registers: &InitialRegisters) -> Result<(), KvmError> {

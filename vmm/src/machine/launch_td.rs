@@ -39,6 +39,16 @@ pub enum TdLaunchError {
     /// The host cannot grant what was asked for.
     #[error("--platform: {0}")]
     Refused(Refused),
+    /// A TD of this host has not so many vCPUs.
+    #[error(
+        "--cpus boot={asked}: a TD of this host has at most {max} vCPUs, one for each CPU; ask for fewer"
+    )]
+    TooManyVcpus {
+        /// How many were asked for.
+        asked: u32,
+        /// How many there can be.
+        max: u32,
+    },
     /// A step of the launch failed.
     #[error("cannot launch the TD")]
     Step(#[source] TdxError),
@@ -80,6 +90,10 @@ pub fn launch(
 ) -> Result<(ReadyMachine, Transcript), TdLaunchError> {
     let (core, mut handles) = td::create(host).map_err(TdLaunchError::Kvm)?;
     let mut td = Td::create(core, &setup(plan, td_plan)).map_err(TdLaunchError::Step)?;
+    let (asked, max) = (plan.topology.vcpus(), td.max_vcpus());
+    if asked > max {
+        return Err(TdLaunchError::TooManyVcpus { asked, max });
+    }
     let capabilities = td.capabilities().map_err(TdLaunchError::Step)?;
     let request = request(plan, td_plan, host);
     let params = request

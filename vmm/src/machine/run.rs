@@ -12,6 +12,7 @@ use tdvmm_tdx::transcript::Transcript;
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::board::BoardError;
 use super::events::{self, LoopError};
 use super::functions::{self, DeviceError};
 use super::launch_plain::{self, LaunchError};
@@ -118,7 +119,12 @@ impl RunError {
             Self::UnexpectedMrtd { .. } => TD_UNEXPECTED_MRTD,
             Self::TdxNotReady(_) => TDX_NOT_READY,
             Self::TdLaunch(error) if error.is_out_of_key_ids() => TD_NO_KEY_ID,
-            Self::TdLaunch(TdLaunchError::Refused(_)) => BAD_CONFIG,
+            Self::TdLaunch(
+                TdLaunchError::Refused(_)
+                | TdLaunchError::TooManyVcpus { .. }
+                | TdLaunchError::Board(BoardError::Serial { .. }),
+            )
+            | Self::Launch(LaunchError::Board(BoardError::Serial { .. })) => BAD_CONFIG,
             Self::TdLaunch(_) => TD_LAUNCH_FAILED,
             Self::Kvm(_)
             | Self::Launch(_)
@@ -197,7 +203,10 @@ impl Prepared {
                 machine
             }
         };
-        let _terminal = match uses_terminal(&plan) {
+        let with_terminal = uses_terminal(&plan);
+        // Images and kernels of firmware need not stay in memory twice.
+        drop(plan);
+        let _terminal = match with_terminal {
             true => RawTerminal::enter().map_err(process("make the terminal raw"))?,
             false => None,
         };

@@ -1,23 +1,27 @@
 //! The sink behind the `log` macros: one line per record, to standard error or a file.
 //!
 //! Records can be made by a guest (through crates that log what a guest did), so the sink limits every
-//! target that is not this program's own start-up: after a burst a target gets one line a second, and
+//! target that has no limiter of its own: after a burst a target gets one line a second, and
 //! the next line says how many were left out. A line that cannot be written is dropped: logging never
 //! stops the machine.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::{LevelFilter, Log, Metadata, Record};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Lines that a target may write at once.
 const BURST: u32 = 64;
 /// After a burst, a target regains one line in this time.
 const REFILL: Duration = Duration::from_secs(1);
+/// Lines of firmware on the debug port (`tdvmm_devices::debugcon`).
+const DEBUG_PORT: &str = "guest_debug";
 /// Targets that are told apart; the names are the program's own, so there are few.
 const MAX_TARGETS: usize = 256;
 
@@ -107,6 +111,16 @@ impl Sink {
     }
 }
 
+/// Writes to standard error unless its reader has fallen behind.
+fn write_if_ready(line: &[u8]) -> io::Result<usize> {
+    let stderr = io::stderr();
+    let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    match poll(&mut fds, PollTimeout::ZERO) {
+        Ok(0) => Ok(0),
+        _ => stderr.lock().write(line),
+    }
+}
+
 impl Log for Sink {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() <= log::max_level()
@@ -116,9 +130,12 @@ impl Log for Sink {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let Some(left_out) = self.admit(record.target()) else {
-            return;
+        // The debug port has a limit of its own, wider than this one.
+        let left_out = match record.target() {
+            DEBUG_PORT => Some(0),
+            target => self.admit(target),
         };
+        let Some(left_out) = left_out else { return };
         let note = if left_out > 0 {
             format!(" ({left_out} lines left out)")
         } else {
@@ -132,8 +149,8 @@ impl Log for Sink {
         );
         // One write per line keeps lines of several threads apart.
         let _ = match &self.out {
-            Some(file) => (&*file).write_all(line.as_bytes()),
-            None => io::stderr().write_all(line.as_bytes()),
+            Some(file) => (&*file).write(line.as_bytes()),
+            None => write_if_ready(line.as_bytes()),
         };
     }
 

@@ -43,6 +43,9 @@ pub enum PlanError {
     /// The initramfs does not fit.
     #[error("--initramfs: {0}; give the guest more memory")]
     Initramfs(BootError),
+    /// The kernel's header cannot be used.
+    #[error("--kernel: {0}")]
+    SetupHeader(BootError),
     /// The boot parameters cannot be made.
     #[error("--cmdline: {0}")]
     Boot(BootError),
@@ -140,7 +143,10 @@ impl Plan {
                 let plan = KernelPlan::new(&machine.ram, kind.clone(), *initramfs, cmdline)?;
                 // They are made again once an ELF kernel's entry is known; whether they can be made at
                 // all must be known before anything is created.
-                plan.parameters(acpi.rsdp_at).map_err(PlanError::Boot)?;
+                plan.parameters(acpi.rsdp_at).map_err(|error| match error {
+                    BootError::SetupHeader(_) => PlanError::SetupHeader(error),
+                    _ => PlanError::Boot(error),
+                })?;
                 BootPlan::Kernel(plan)
             }
             PayloadFacts::Firmware(firmware) => {

@@ -10,6 +10,9 @@ use tdvmm_devices::serial::Serial;
 /// Bytes that are read at once.
 pub const CHUNK: usize = 256;
 
+/// Bytes that wait for the guest at most.
+const WAITING_MAX: usize = 4096;
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct Input {
@@ -27,9 +30,13 @@ impl Input {
         }
     }
 
-    /// Gives `bytes` to the guest, after what is waiting. True when all of it fit.
+    /// Gives `bytes` to the guest, after what is waiting. True when all of it fit. What is beyond
+    /// [`WAITING_MAX`] is dropped; a caller that stops reading until `advance` is true never gets there.
     pub fn offer(&mut self, bytes: &[u8]) -> bool {
-        self.waiting.extend_from_slice(bytes);
+        let room = WAITING_MAX
+            .saturating_sub(self.waiting.len())
+            .min(bytes.len());
+        self.waiting.extend_from_slice(&bytes[..room]);
         self.advance()
     }
 

@@ -60,7 +60,7 @@ pub fn run(
                 Ok(reply) => vcpu.answer(reply),
                 Err(ending) => return Ok(Some(ending)),
             },
-            Exit::Dead => return Ok(Some(Ending::TdDead { vcpu: number })),
+            Exit::Dead => return Ok(Some(dead(buses, number))),
             Exit::Kicked => {}
             Exit::Shutdown => return Ok(Some(Ending::TripleFault { vcpu: number })),
             Exit::InternalError(report) => {
@@ -78,6 +78,16 @@ pub fn run(
         }
     }
     Ok(None)
+}
+
+fn dead(buses: &Buses, vcpu: u32) -> Ending {
+    if buses.td.is_some() {
+        return Ending::TdDead { vcpu };
+    }
+    Ending::UnexpectedExit {
+        vcpu,
+        report: "KVM has given the VM up (EIO)".into(),
+    }
 }
 
 fn serve_td(buses: &Buses, vcpu: u32, exit: TdExit) -> Result<Reply, Ending> {
