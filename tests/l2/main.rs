@@ -4,6 +4,7 @@
 //! `TDVMM_REQUIRE` (such as `TDVMM_REQUIRE=kvm,cc`) makes it fail instead. Every run of the VMM has a
 //! watchdog, and no case is run a second time.
 
+mod disk;
 mod endings;
 mod exits;
 mod hostile;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     }
     let lab = Arc::new(Lab::default());
     let cases = [
+        disk::cases(),
         exits::cases(),
         interrupts::cases(),
         serial::cases(),
