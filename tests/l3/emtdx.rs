@@ -39,7 +39,7 @@ fn machine<'a>(
     let mut machine = Machine::new(packages, series)?;
     machine.memory_mib = memory_mib;
     fixture.install(packages, &mut machine)?;
-    let selftest = fixture.file("tdx_guest_test");
+    let selftest = fixture.selftest();
     let initramfs = guest::td_initramfs(packages, GUEST_KERNEL, &selftest)?;
     machine.archive().file(INITRAMFS, 0o644, initramfs);
     machine.add_kernel(GUEST_KERNEL, KERNEL)?;
@@ -104,6 +104,7 @@ pub fn cases() -> Vec<Case> {
         qemu_td("qemu-td-1cpu", quick, &TDX, td(1)),
         qemu_td("qemu-td-2cpu", quick, &TDX, td(2)),
         qemu_td("qemu-td-4cpu", quick, &TDX, td(4)),
+        qemu_td("qemu-td-8cpu", Tier::Full, &TDX, td(8)),
         qemu_td("tdx-newest-qemu-td-2cpu", Tier::Full, &TDX_NEWEST, td(2)),
         qemu_td(
             "qemu-td-quote",
@@ -203,7 +204,7 @@ fn probe_passes(context: &mut Context<'_>, program: &Program) -> Result<String> 
 }
 
 /// An idle ordinary VM for the rest of the case; see `probe::hold`.
-fn hold(context: &mut Context<'_>) -> Result<()> {
+pub fn hold(context: &mut Context<'_>) -> Result<()> {
     let run = context.l1.start(&Program::new(PROBE).args(["hold"]))?;
     context
         .l1
@@ -337,7 +338,11 @@ fn qemu_td(name: &str, tier: Tier, machine: &'static MachineKind, td: QemuTd) ->
         tier,
         machine,
         prepare: |machine| machine.add_qemu(),
-        deadline: Duration::from_secs(if td.memory_mib > 1024 { 480 } else { 240 }),
+        deadline: Duration::from_secs(if td.memory_mib > 1024 || td.cpus > 4 {
+            480
+        } else {
+            240
+        }),
         run: Box::new(move |context| boot_td(context, td)),
     }
 }

@@ -4,6 +4,8 @@
  *
  *   A  all vCPUs accept the same page at once, then write to it: no write may be lost
  *   D  (instead of A, SEPT_VE_DISABLE off) all vCPUs touch the same page at once; the #VE handler accepts it
+ *   E  each vCPU converts a few pages of its own to shared and back, again and again: what is written to one side
+ *      is not on the other, and what was accepted again is zero
  *   B  MapGPA to shared; then interrupts and #VEs whose stack page is not mapped yet: none lost or doubled
  *   C  GetTdVmCallInfo, SetupEventNotifyInterrupt answered by an MSI
  *
@@ -18,8 +20,8 @@ typedef unsigned long u64;
 
 /* At IMAGE + 0xb000; the first six are the prober's orders. */
 struct variables {
-	volatile u32 barrier, vcpus, pages, touch, soak, unused;
-	volatile u64 won, already, busy, lost, other, events_bad;
+	volatile u32 barrier, vcpus, pages, touch, soak, storms;
+	volatile u64 storm_bad, won, already, busy, lost, other, events_bad;
 	volatile u64 timers[MAX_VCPUS], ipis[MAX_VCPUS], ves[MAX_VCPUS];
 };
 
@@ -225,6 +227,35 @@ static void touch_all(u32 id, u32 *gen)
 	}
 }
 
+/* GPA as seen through the shared half of the page tables. */
+static volatile u64 *shared(u64 gpa)
+{
+	return (volatile u64 *)((1UL << 30) + gpa);
+}
+
+static void conversion_storm(u32 id)
+{
+	u64 base = STORM_FROM + id * (2UL << 20), size = STORM_PAGES * 4096UL;
+	u32 bad = 0;
+
+	for (u32 i = 0; i < V->storms; i++) {
+		bad += host(MAP_GPA, base | SHARED_BIT, size, 0, 0) != 0;
+		for (u64 p = base; p < base + size; p += 4096)
+			*shared(p) = p ^ i;
+		for (u64 p = base; p < base + size; p += 4096)
+			bad += *shared(p) != (p ^ i);
+		bad += host(MAP_GPA, base, size, 0, 0) != 0;
+		for (u64 p = base; p < base + size; p += 4096) {
+			bad += tdcall(MEM_PAGE_ACCEPT, p, 0) != 0;
+			bad += *(volatile u64 *)p != 0;
+			*(volatile u64 *)p = ~p ^ i;
+		}
+		for (u64 p = base; p < base + size; p += 4096)
+			bad += *(volatile u64 *)p != (~p ^ i);
+	}
+	__atomic_add_fetch(&V->storm_bad, bad, __ATOMIC_SEQ_CST);
+}
+
 /* One self IPI that must come exactly once. */
 static u32 one_ipi(u32 id)
 {
@@ -318,10 +349,13 @@ void stress_main(u32 id)
 		result(13, host(MAP_GPA, SHARE_FROM | SHARED_BIT, SHARE_SIZE, 0, 0) >> 32);
 	}
 	barrier(&gen);
+	conversion_storm(id);
+	barrier(&gen);
 	events_on_new_stacks(id);
 	barrier(&gen);
 	if (id == 0) {
 		result(6, V->events_bad);
+		result(14, V->storm_bad);
 		result(7, sum(V->timers));
 		ask_the_host();
 		out32(PORT_STOP, 0);

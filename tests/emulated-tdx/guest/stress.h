@@ -35,4 +35,8 @@
 #define SHARE_FROM	(128UL << 20)
 #define SHARE_SIZE	(32UL << 20)
 
+/* What each vCPU converts back and forth, 2 MiB apart. */
+#define STORM_FROM	(200UL << 20)
+#define STORM_PAGES	16
+
 #endif

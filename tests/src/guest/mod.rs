@@ -77,7 +77,7 @@ pub fn initramfs(packages: &Packages) -> Result<Vec<u8>> {
 
 /// The initramfs of guests that are TDs: with the drivers that tell their measurements, and the kernel's own test.
 ///
-/// `selftest` is `tdx_guest_test`, see [`crate::fixture::Fixture::file`].
+/// `selftest` is `tdx_guest_test`, see [`crate::fixture::Fixture::selftest`].
 pub fn td_initramfs(packages: &Packages, series: &str, selftest: &Path) -> Result<Vec<u8>> {
     let mut archive = files(packages)?;
     let modules = Modules::of(&packages.kernel(series)?)?;

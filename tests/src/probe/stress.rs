@@ -16,6 +16,8 @@ const IMAGE: u64 = 0xfffe_0000;
 const IMAGE_SIZE: usize = 0x2_0000;
 const RAM: u64 = 256 << 20;
 const SHARED_BIT: u64 = 1 << 47;
+/// How often each vCPU converts its pages to shared and back.
+const STORMS: u32 = 40;
 
 /// What the TD is told to do.
 #[derive(Clone, Debug)]
@@ -115,6 +117,7 @@ fn check(orders: &Orders, told: &Told, r: &[u32; 32]) -> Result<(), Failure> {
         ("SetupEventNotifyInterrupt", r[11], 0),
         ("notifications", r[12], 1),
         ("MapGPA", r[13], 0),
+        ("wrong pages in the conversion storm", r[14], 0),
     ];
     if !orders.touch {
         expected.push(("accepted", r[0], orders.pages));
@@ -196,10 +199,14 @@ fn image(orders: &Orders) -> Mapping {
     gate(0x40, on_timer, 1);
     gate(0x41, on_ipi, 2);
     descriptors(&m, orders.vcpus);
-    for (i, order) in [orders.vcpus, orders.pages, orders.touch.into(), orders.soak]
-        .iter()
-        .enumerate()
-    {
+    let words = [
+        orders.vcpus,
+        orders.pages,
+        orders.touch.into(),
+        orders.soak,
+        STORMS,
+    ];
+    for (i, order) in words.iter().enumerate() {
         m.put(0xb004 + 4 * i, &order.to_le_bytes());
     }
     m
