@@ -47,12 +47,14 @@ fn machine<'a>(
 }
 
 const GUEST_KERNEL: &str = "7.2";
-const INITRAMFS: &str = "/tdx/initramfs";
-const KERNEL: &str = "/tdx/kernel";
+/// The guest's initramfs in L1.
+pub const INITRAMFS: &str = "/tdx/initramfs";
+/// The guest's kernel in L1.
+pub const KERNEL: &str = "/tdx/kernel";
 const QUOTE_SOCKET: &str = "/tmp/quotes";
 
 /// MRTD of Debian's OVMF for TDX, release 2026.08+ds-2, computed without a TD.
-const OVMF_MRTD: &str = "a7a1f751abc454f9cbab198ca8d2edb2821935df525c74182b5e776cb0929e8c\
+pub const OVMF_MRTD: &str = "a7a1f751abc454f9cbab198ca8d2edb2821935df525c74182b5e776cb0929e8c\
                          59aefecce725b0d08a5e9d3d3183bd08";
 
 /// The cases of this file.
@@ -368,7 +370,7 @@ fn boot_td(context: &mut Context<'_>, td: QemuTd) -> Result<()> {
 
     let ended = witness::take_ended(context.l1)?;
     ensure!(ended.len() == 1, "{} TDs ended, not one", ended.len());
-    check_td(td, &report, &ended[0])?;
+    check_td(td.cpus, &report, &ended[0])?;
     if td.words.contains("quote") {
         check_quote(context, &report, service)?;
     }
@@ -382,13 +384,13 @@ fn boot_td(context: &mut Context<'_>, td: QemuTd) -> Result<()> {
 }
 
 /// The guest's report, the witness and the reference agree.
-fn check_td(td: QemuTd, report: &Report, ended: &EndedTd) -> Result<()> {
+pub fn check_td(cpus: u32, report: &Report, ended: &EndedTd) -> Result<()> {
     ensure!(
-        report.cpus.len() == usize::try_from(td.cpus)?,
+        report.cpus.len() == usize::try_from(cpus)?,
         "the guest sees {} CPUs",
         report.cpus.len()
     );
-    ensure!(ended.vcpus == td.cpus, "the TD had {} vCPUs", ended.vcpus);
+    ensure!(ended.vcpus == cpus, "the TD had {} vCPUs", ended.vcpus);
     ensure!(ended.end.is_empty(), "the TD died: {}", ended.end);
     ensure!(ended.mrtd == OVMF_MRTD, "MRTD is {}", ended.mrtd);
     let measured = [

@@ -30,7 +30,8 @@ pub static ROOMY: MachineKind = MachineKind {
 };
 
 const INITRAMFS: &str = "/guest/initramfs";
-const TDVMM: &str = "/bin/tdvmm";
+/// The program under test in L1.
+pub const TDVMM: &str = "/bin/tdvmm";
 
 /// Adds `tdvmm` and the newer kernel.
 pub fn with_tdvmm(machine: &mut Machine<'_>) -> Result<()> {

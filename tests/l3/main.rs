@@ -7,6 +7,7 @@ mod endings;
 mod guests;
 mod oracle;
 mod serial;
+mod td;
 
 use std::process::ExitCode;
 
@@ -21,6 +22,7 @@ fn main() -> Result<ExitCode> {
         serial::cases(),
         oracle::cases(),
         emtdx::cases(),
+        td::cases(),
     ]
     .into_iter()
     .flatten()

@@ -142,13 +142,12 @@ static int op_interrupt_allowed(struct kvm_vcpu *vcpu, bool for_injection)
 }
 
 /*
- * CR8 writes of a TD always exit: QEMU's TCG aborts (BQL assertion) when a guest
- * writes CR8 while a virtual interrupt is pending.
+ * CR8 writes always exit, of a TD and of an ordinary VM (OVMF writes CR8): QEMU's TCG
+ * aborts (BQL assertion) when a guest writes CR8 while a virtual interrupt is pending.
+ * The intercept is on from the start, so nothing is to be done here.
  */
 static void op_update_cr8_intercept(struct kvm_vcpu *vcpu, int tpr, int irr)
 {
-	if (!is_td_vcpu(vcpu))
-		tdxe_svm.update_cr8_intercept(vcpu, tpr, irr);
 }
 
 /* No INIT and no SIPI in a TD (KVM: vt_apic_init_signal_blocked()). */

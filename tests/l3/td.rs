@@ -1,0 +1,107 @@
+//! TDs under `tdvmm` on the emulated TDX, and firmware in an ordinary VM on the same modules.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tdvmm_tests::fixture::install::{FIRMWARE_BLANK, FIRMWARE_GENERIC};
+use tdvmm_tests::fixture::witness;
+use tdvmm_tests::guest::{self, MARKER, REPORT_END, Report, Then};
+use tdvmm_tests::harness::{Case, Context, Tier};
+use tdvmm_tests::l1::{Outcome, Program};
+
+use super::emtdx::{self, INITRAMFS, KERNEL, OVMF_MRTD, TDX};
+use super::guests::{self, TDVMM};
+
+/// The cases of this file.
+pub fn cases() -> Vec<Case> {
+    let quick = Tier::Representative;
+    vec![
+        td("td-1cpu", quick, 1),
+        td("td-2cpu", quick, 2),
+        td("td-4cpu", Tier::Full, 4),
+        unexpected_mrtd(),
+        ovmf("ovmf-1cpu", 1),
+        ovmf("ovmf-2cpu", 2),
+    ]
+}
+
+/// `tdvmm` with OVMF and a kernel for it to start.
+fn tdvmm(firmware: &str, cpus: u32) -> Program {
+    Program::new(TDVMM)
+        .args(["--firmware", firmware])
+        .args(["--kernel", KERNEL, "--initramfs", INITRAMFS])
+        .args(["--cmdline", &guest::command_line(Then::PowerOff)])
+        .args(["--cpus", &format!("boot={cpus}")])
+        .args(["--memory", "size=512M", "--serial", "tty"])
+}
+
+fn case(
+    name: &str,
+    tier: Tier,
+    run: impl Fn(&mut Context<'_>) -> Result<()> + Send + Sync + 'static,
+) -> Case {
+    Case {
+        name: name.to_owned(),
+        tier,
+        machine: &TDX,
+        prepare: guests::with_tdvmm,
+        deadline: Duration::from_secs(240),
+        run: Box::new(run),
+    }
+}
+
+/// A TD boots Debian's kernel; its MRTD is the one known beforehand, as it, the guest and the witness say.
+fn td(name: &str, tier: Tier, cpus: u32) -> Case {
+    case(name, tier, move |context| {
+        emtdx::hold(context)?;
+        witness::take_ended(context.l1)?;
+        let expected = format!("mrtd={OVMF_MRTD}");
+        let program =
+            tdvmm(FIRMWARE_BLANK, cpus).args(["--platform", "tdx=on", "--expect", &expected]);
+        let report = boot(context, &program)?;
+        let ended = witness::take_ended(context.l1)?;
+        ensure!(ended.len() == 1, "{} TDs ended, not one", ended.len());
+        emtdx::check_td(cpus, &report, &ended[0])
+    })
+}
+
+/// OVMF in an ordinary VM finds the kernel in fw_cfg.
+fn ovmf(name: &str, cpus: u32) -> Case {
+    case(name, Tier::Representative, move |context| {
+        emtdx::hold(context)?;
+        let report = boot(context, &tdvmm(FIRMWARE_GENERIC, cpus))?;
+        let seen = report.cpus.len();
+        ensure!(seen == usize::try_from(cpus)?, "the guest sees {seen} CPUs");
+        Ok(())
+    })
+}
+
+/// Another MRTD than the expected one: nothing is started, and the exit code says why.
+fn unexpected_mrtd() -> Case {
+    case("td-unexpected-mrtd", Tier::Representative, |context| {
+        witness::take_ended(context.l1)?;
+        let other = format!("mrtd={}", "00".repeat(48));
+        let program = tdvmm(FIRMWARE_BLANK, 1).args(["--platform", "tdx=on", "--expect", &other]);
+        let run = context.l1.start(&program)?;
+        let end = context.l1.wait_end(run, context.left())?;
+        ensure!(end.outcome == Outcome::Exited(162), "{:?}", end.outcome);
+        ensure!(witness::take_ended(context.l1)?.is_empty(), "a TD was made");
+        Ok(())
+    })
+}
+
+/// Runs `program` until its guest has reported and switched itself off.
+fn boot(context: &mut Context<'_>, program: &Program) -> Result<Report> {
+    let run = context.l1.start(program)?;
+    let up = context.l1.wait_for(run, MARKER, context.left())?;
+    context.l1.wait_for(run, REPORT_END, context.left())?;
+    let report = Report::parse(&context.l1.output(run))?;
+    let end = context.l1.wait_end(run, context.left())?;
+    ensure!(
+        end.outcome == Outcome::Exited(0),
+        "tdvmm ended with {:?}",
+        end.outcome
+    );
+    context.note(format!("marker after {:.1} s", up.as_secs_f64()));
+    Ok(report)
+}
