@@ -8,6 +8,7 @@ use std::io;
 use std::path::Path;
 use std::process::Command;
 
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use rustix::system::init_module;
 
@@ -29,7 +30,11 @@ pub fn load_modules() -> io::Result<()> {
     };
     for name in order.lines() {
         let image = fs::read(format!("{MODULES}/{name}.ko"))?;
-        init_module(&image, c"")?;
+        match init_module(&image, c"") {
+            // The driver finds no TD: the same archive boots ordinary VMs.
+            Ok(()) | Err(Errno::NODEV) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(())
 }
