@@ -52,7 +52,12 @@ pub struct End {
 impl Vm {
     /// `program` with files in `folder`.
     pub fn new(program: impl AsRef<OsStr>, folder: Folder) -> Result<Self> {
-        let mut command = Command::new(program);
+        // Whoever started the tests may ignore a signal (nohup), and `tdvmm` would go on ignoring it. `env`
+        // becomes the program, so that its process is the one that is signalled and waited for.
+        let mut command = Command::new("env");
+        command
+            .arg("--default-signal=HUP,INT,QUIT,TERM")
+            .arg(program);
         let stderr = File::create(folder.join(STDERR))?;
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(stderr);
