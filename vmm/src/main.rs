@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     };
     let prepared = match Prepared::new(&machine, options) {
         Ok(prepared) => prepared,
-        Err(error) => return fail(&error, BAD_CONFIG),
+        Err(error) => return fail(&error, error.exit_code()),
     };
     if cli.print_plan {
         return print_plan(&prepared);
