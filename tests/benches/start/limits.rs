@@ -1,12 +1,12 @@
 //! The limits. The first two are a ratchet: they follow the figures down, and are raised only by a change
 //! that says what is bought with it.
 
-/// System calls of all threads, from execve on, before the first KVM_RUN. Measured: 101, of which four
+/// System calls of all threads, from execve on, before the first KVM_RUN. Measured: 105, of which four
 /// ask which signals are ignored; a C library of another version may make a few more.
-pub const CALLS: u64 = 104;
+pub const CALLS: u64 = 106;
 
-/// Bytes of the stripped program. Measured: 2.2 MiB, with TDX and firmware reports.
-pub const PROGRAM_BYTES: u64 = 2560 << 10;
+/// Bytes of the stripped program. Measured: 2.6 MiB, with TDX, disks and the reports on firmware and host.
+pub const PROGRAM_BYTES: u64 = 2752 << 10;
 
 /// Time in proportion to the floor's.
 pub const RATIO: f64 = 1.5;
