@@ -45,8 +45,8 @@ enum Raw {
     Kicked,
     Shutdown,
     InternalError,
-    /// Told by the bytes of the run page; the text is for the case that nothing known is in there.
-    OfTd(String),
+    /// Told by the bytes of the run page.
+    OfTd,
     Dead,
     Unexpected(String),
 }
@@ -137,11 +137,11 @@ impl RunVcpu for KvmVcpu {
             Ok(VcpuExit::InternalError) => Raw::InternalError,
             Ok(VcpuExit::Intr) => Raw::Kicked,
             Ok(
-                other @ (VcpuExit::Hypercall(_)
+                VcpuExit::Hypercall(_)
                 | VcpuExit::MemoryFault { .. }
                 | VcpuExit::SystemEvent(..)
-                | VcpuExit::Unsupported(_)),
-            ) => Raw::OfTd(format!("{other:?}")),
+                | VcpuExit::Unsupported(_),
+            ) => Raw::OfTd,
             Ok(other) => Raw::Unexpected(format!("{other:?}")),
             Err(errno) => match errno.errno() {
                 // EAGAIN: an application processor that waits for its start-up message was woken.
@@ -179,8 +179,8 @@ impl RunVcpu for KvmVcpu {
                 let data = unsafe { &*data };
                 Exit::MmioWrite { address, data }
             }
-            Raw::OfTd(report) => match exit::decode(&exit_bytes(&mut self.fd)) {
-                TdExit::Other { .. } => Exit::Unexpected(report),
+            Raw::OfTd => match exit::decode(&exit_bytes(&mut self.fd)) {
+                TdExit::Other { reason } => Exit::Unexpected(format!("exit reason {reason}")),
                 exit => Exit::Td(exit),
             },
             Raw::Dead => Exit::Dead,

@@ -1,6 +1,7 @@
 //! What a TD asks of this process while it runs.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use tdvmm_arch::GpaRange;
 use tdvmm_devices::dma::DmaView;
@@ -10,7 +11,6 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::ending::Ending;
 use crate::memory::convert::{Backings, TdMemory};
 use crate::vcpu::run_loop::TdServices;
-use std::sync::Arc;
 
 /// Serves the exits of a TD.
 #[derive(Debug)]

@@ -16,6 +16,7 @@ use std::sync::{Mutex, PoisonError};
 use tdvmm_arch::addr::LARGE_PAGE_SIZE;
 use tdvmm_arch::{Gpa, GpaRange};
 use tdvmm_devices::dma::PageState;
+use tdvmm_devices::guest_warn;
 use tdvmm_tdx::exit::{MapGpaStatus, Visibility};
 
 use super::pages::PageBits;
@@ -118,7 +119,7 @@ impl<B: Backings> TdMemory<B> {
         match error.raw_os_error() {
             Some(libc::EINTR | libc::EAGAIN | libc::EBUSY) => MapGpaStatus::Retry,
             _ => {
-                log::warn!(target: "conversion", "cannot make {block} {to:?}: {error}");
+                guest_warn!("cannot make {block} {to:?}: {error}");
                 MapGpaStatus::Invalid
             }
         }
