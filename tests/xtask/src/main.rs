@@ -7,6 +7,7 @@ mod cargo;
 mod check;
 mod deny;
 mod edges;
+mod fuzz;
 mod lanes;
 mod output;
 mod unsafe_list;
@@ -75,6 +76,14 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Fuzz what parses foreign bytes, from the committed corpus
+    Fuzz {
+        /// Only these targets
+        target: Vec<String>,
+        /// How long each
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// List the modules with unsafe code
     UnsafeList {
         /// Make this the reviewed list
@@ -131,6 +140,7 @@ fn main() -> Result<ExitCode> {
             command.args(["--bin", &bench, "--"]).args(arguments);
             run(command)
         }
+        Task::Fuzz { target, seconds } => fuzz::fuzz(&target, seconds),
         Task::UnsafeList { write } => unsafe_list::list(write),
         Task::Lab { share } => {
             let mut command = testbed("lab");
