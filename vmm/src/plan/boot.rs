@@ -93,7 +93,7 @@ impl KernelPlan {
     pub(super) fn parameters(&self, rsdp: Gpa) -> Result<Parameters, BootError> {
         let header = match &self.kind {
             KernelKind::BzImage { setup_header } => setup_header.as_slice(),
-            KernelKind::Elf => &[],
+            KernelKind::Elf { .. } => &[],
         };
         let len = u32::try_from(self.cmdline.len()).unwrap_or(u32::MAX);
         let cmdline = (COMMAND_LINE.start(), len);

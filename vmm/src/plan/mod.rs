@@ -40,6 +40,14 @@ pub enum PlanError {
         /// First address after low RAM.
         end: u64,
     },
+    /// An ELF kernel lies where boot parameters and tables go.
+    #[error(
+        "--kernel: the ELF file loads at {start:#x}, and memory below {KERNEL} is kept for boot parameters; link it at or above that"
+    )]
+    KernelTooLow {
+        /// First address of its segments.
+        start: u64,
+    },
     /// The initramfs does not fit.
     #[error("--initramfs: {0}; give the guest more memory")]
     Initramfs(BootError),
@@ -202,8 +210,12 @@ impl KernelPlan {
                     header.initramfs_max(),
                 )
             }
-            // Where an ELF kernel ends is known when it has been loaded; `launch_plain` checks it then.
-            KernelKind::Elf => (None, KERNEL, u64::from(u32::MAX)),
+            KernelKind::Elf { extent } if extent.start() < KERNEL => {
+                return Err(PlanError::KernelTooLow {
+                    start: extent.start().0,
+                });
+            }
+            KernelKind::Elf { extent } => (None, extent.end(), u64::from(u32::MAX)),
         };
         let ram_end = ram.low().end();
         if end > ram_end {
@@ -306,6 +318,22 @@ mod tests {
         );
         let error = Plan::new(&machine(65 << 20), &facts(Some(2 << 20), "")).unwrap_err();
         assert!(error.to_string().starts_with("--initramfs: "), "{error}");
+    }
+
+    #[test]
+    fn elf_kernel_is_kept_out_of_low_memory_and_of_the_initramfs() {
+        let at = |start, len| PayloadFacts::Kernel {
+            kind: KernelKind::Elf {
+                extent: GpaRange::constant(start, len),
+            },
+            initramfs: Some(1 << 20),
+            cmdline: String::new(),
+        };
+        let error = Plan::new(&machine(128 << 20), &at(0x8000, 1 << 20)).unwrap_err();
+        assert_eq!(error, PlanError::KernelTooLow { start: 0x8000 });
+        let error = Plan::new(&machine(16 << 20), &at(1 << 20, 15 << 20)).unwrap_err();
+        assert!(error.to_string().starts_with("--initramfs: "), "{error}");
+        assert!(Plan::new(&machine(17 << 20), &at(1 << 20, 15 << 20)).is_ok());
     }
 
     #[test]
