@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use tdvmm_tests::fixture::install::{FIRMWARE_BLANK, PROBE, STRESS_IMAGE};
 use tdvmm_tests::fixture::witness::{self, EndedTd};
 use tdvmm_tests::fixture::{Fixture, SERIES};
-use tdvmm_tests::guest::{self, MARKER, REPORT_END, Report, Then};
+use tdvmm_tests::guest::{self, IS_TD, MARKER, MEMORY_IS_PRIVATE, REPORT_END, Report, Then};
 use tdvmm_tests::harness::{Case, Context, L1_KERNEL, MachineKind, Tier};
 use tdvmm_tests::l1::{Machine, Outcome, Program, RunId};
 use tdvmm_tests::{probe, qemu};
@@ -389,6 +389,13 @@ pub fn check_td(cpus: u32, report: &Report, ended: &EndedTd) -> Result<()> {
         "the guest sees {} CPUs",
         report.cpus.len()
     );
+    for text in [IS_TD, MEMORY_IS_PRIVATE] {
+        ensure!(
+            report.kernel_says(text),
+            "the kernel does not say `{text}`: {:?}",
+            report.kernel
+        );
+    }
     ensure!(ended.vcpus == cpus, "the TD had {} vCPUs", ended.vcpus);
     ensure!(ended.end.is_empty(), "the TD died: {}", ended.end);
     ensure!(ended.mrtd == OVMF_MRTD, "MRTD is {}", ended.mrtd);

@@ -1,4 +1,4 @@
-//! The testbed by hand: `demo`, `lab FOLDER`, `fetch`. Started by `cargo xtask`.
+//! The testbed by hand: `demo td|ordinary`, `lab FOLDER`, `fetch`. Started by `cargo xtask`.
 #![expect(clippy::print_stdout, reason = "a command-line program")]
 
 use std::path::Path;
@@ -12,7 +12,8 @@ fn main() -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let packages = Packages::open()?;
     match arguments[..] {
-        ["demo"] => demo::demo(&packages),
+        ["demo", "td"] => demo::td(&packages),
+        ["demo", "ordinary"] => demo::ordinary(&packages),
         ["lab", folder] => lab::lab(&packages, Path::new(folder)),
         ["fetch"] => {
             packages.fetch_all()?;
@@ -22,6 +23,6 @@ fn main() -> Result<()> {
             );
             Ok(())
         }
-        _ => bail!("usage: testbed demo | lab FOLDER | fetch"),
+        _ => bail!("usage: testbed demo td|ordinary | lab FOLDER | fetch"),
     }
 }

@@ -11,7 +11,7 @@ use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, reboot};
 use rustix::termios::tcdrain;
 
-use super::{MARKER, PREFIX, REPORT_END, Then, td};
+use super::{IS_TD, MARKER, PREFIX, REPORT_END, Then, td};
 
 /// Records of this level (warning) and worse are reported.
 const WARNING: u32 = 4;
@@ -103,7 +103,11 @@ fn report() -> io::Result<String> {
     for line in td::report(&fs::read_to_string("/proc/cmdline")?)? {
         say(line);
     }
-    for line in warnings()? {
+    let log = kernel_log()?;
+    for line in log.iter().filter_map(|record| confidential(record)) {
+        say(format!("kernel {line}"));
+    }
+    for line in log.iter().filter_map(|record| warning(record)) {
         say(format!("dmesg {line}"));
     }
     Ok(text)
@@ -152,19 +156,19 @@ fn ram_in_map() -> io::Result<u64> {
     Ok(total)
 }
 
-/// Records of the kernel log that are warnings or worse, as `level text`.
-fn warnings() -> io::Result<Vec<String>> {
+/// The records of the kernel log.
+fn kernel_log() -> io::Result<Vec<String>> {
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let mut log = OpenOptions::new()
         .read(true)
         .custom_flags(flags)
         .open("/dev/kmsg")?;
-    let mut lines = Vec::new();
+    let mut records = Vec::new();
     let mut record = [0; 8192];
     loop {
         match log.read(&mut record) {
-            Ok(n) => lines.extend(warning(&String::from_utf8_lossy(&record[..n]))),
-            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(lines),
+            Ok(n) => records.push(String::from_utf8_lossy(&record[..n]).into_owned()),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(records),
             Err(e) => return Err(e),
         }
     }
@@ -175,6 +179,13 @@ fn warning(record: &str) -> Option<String> {
     let (head, text) = record.split_once(';')?;
     let level = head.split(',').next()?.parse::<u32>().ok()? & 7;
     (level <= WARNING).then(|| format!("{level} {}", text.lines().next().unwrap_or_default()))
+}
+
+/// The text of a record in which the kernel says what kind of confidential guest it is.
+fn confidential(record: &str) -> Option<&str> {
+    let text = record.split_once(';')?.1.lines().next()?;
+    let told = [IS_TD, "Memory Encryption Features active"];
+    told.iter().any(|t| text.contains(t)).then_some(text)
 }
 
 fn read(path: &str) -> String {
@@ -200,6 +211,13 @@ mod tests {
         // The upper bits are the facility.
         assert_eq!(warning("12,1,2,-;careful").as_deref(), Some("4 careful"));
         assert_eq!(warning("6,1,2,-;fine"), None);
+    }
+
+    #[test]
+    fn kernel_that_knows_it_is_a_td_is_told() {
+        let record = "6,1,2,-;tdx: Guest detected\n KEY=x";
+        assert_eq!(confidential(record), Some("tdx: Guest detected"));
+        assert_eq!(confidential("6,1,2,-;tdx: no"), None);
     }
 
     #[test]

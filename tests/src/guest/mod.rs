@@ -28,6 +28,11 @@ pub const REPORT_END: &str = "TDVMM-GUEST-END";
 /// Start of each line of the report.
 pub const PREFIX: &str = "TDVMM-GUEST ";
 
+/// What the kernel of a TD says about itself.
+pub const IS_TD: &str = "tdx: Guest detected";
+/// What it says of its memory.
+pub const MEMORY_IS_PRIVATE: &str = "Memory Encryption Features active: Intel TDX";
+
 /// What the guest does after its report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {

@@ -59,8 +59,12 @@ enum Task {
         #[arg(long)]
         keep_logs: bool,
     },
-    /// Boot an unmodified Debian kernel under tdvmm and show what it says
-    Demo,
+    /// Launch a TD with an unmodified Debian kernel under tdvmm and show what it measures
+    Demo {
+        /// An ordinary VM instead of a TD
+        #[arg(long)]
+        ordinary: bool,
+    },
     /// Formatting, lints, crate graph, dependency reasons, modules with unsafe code
     Check {
         /// Only this part
@@ -130,7 +134,11 @@ fn main() -> Result<ExitCode> {
             count,
             keep_logs,
         } => lanes::soak(&case, count, keep_logs),
-        Task::Demo => run(testbed("demo")),
+        Task::Demo { ordinary } => {
+            let mut command = testbed("demo");
+            command.arg(if ordinary { "ordinary" } else { "td" });
+            run(command)
+        }
         Task::Check { part } => check::check(part),
         Task::Deny => deny::deny(),
         Task::Bench { name, arguments } => {
