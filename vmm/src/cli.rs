@@ -70,11 +70,13 @@ pub struct Cli {
     )]
     cmdline: Vec<String>,
 
-    /// Virtual processors: boot=N[,topology=SOCKETS:CORES:THREADS][,tsc_khz=N]  [default: boot=1]
+    /// Virtual processors: boot=N[,topology=SOCKETS:CORES:THREADS][,tsc_khz=N]
+    /// [,affinity=VCPU@CPUS:VCPU@CPUS], CPUS such as 1-3+6  [default: boot=1]
     #[arg(long, value_name = "boot=N", conflicts_with = "config")]
     cpus: Option<String>,
 
-    /// Guest memory: size=N with an optional K, M, G or T  [default: size=512M]
+    /// Guest memory: size=N with an optional K, M, G or T, and prefault=on to have all of it provided
+    /// before the guest starts  [default: size=512M]
     #[arg(long, value_name = "size=N", conflicts_with = "config")]
     memory: Option<String>,
 
