@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use tdvmm_tests::fixture::install::{FIRMWARE_BLANK, PROBE, STRESS_IMAGE};
 use tdvmm_tests::fixture::witness::{self, EndedTd};
 use tdvmm_tests::fixture::{Fixture, SERIES};
-use tdvmm_tests::guest::{self, MARKER, REPORT_END, Report, Then};
+use tdvmm_tests::guest::{self, MARKER, REPORT_END, Report, Then, td};
 use tdvmm_tests::harness::{Case, Context, L1_KERNEL, MachineKind, Tier};
 use tdvmm_tests::l1::{Machine, Outcome, Program, RunId};
 use tdvmm_tests::{probe, qemu};
@@ -25,7 +25,7 @@ const TDX_NEWEST: MachineKind = MachineKind {
 };
 
 /// Room for a TD with memory above 4 GiB.
-const TDX_BIG: MachineKind = MachineKind {
+pub const TDX_BIG: MachineKind = MachineKind {
     name: "tdx-big",
     build: |packages| machine(packages, L1_KERNEL, 9216),
 };
@@ -229,10 +229,7 @@ fn accounting() -> Case {
             let script = format!(
                 "b=/bin/busybox
                 td() {{ {PROBE} stress {STRESS_IMAGE} 1 400 accept 0 60 || exit 1; }}
-                left() {{
-                    echo 3 > /proc/sys/vm/drop_caches; $b sleep 3
-                    echo $1 $($b awk '/MemAvailable/ {{ print $2 }}' /proc/meminfo) $($b cat /proc/sys/fs/file-nr)
-                }}
+                {LEFT}
                 td; left BEFORE
                 for i in $($b seq 20); do td; done
                 left AFTER"
@@ -243,36 +240,47 @@ fn accounting() -> Case {
                 "the script ended with {:?}: {output}",
                 end.outcome
             );
-            let before = Left::parse(&output, "BEFORE").context("no figures before")?;
-            let after = Left::parse(&output, "AFTER").context("no figures after")?;
-            let key_ids = witness::host_state(context.l1)?.key_ids_used;
-            context.note(format!("before {before:?}, after {after:?}"));
-            ensure!(key_ids == 0, "{key_ids} key ids are still in use");
-            ensure!(
-                after.files <= before.files,
-                "{} files were open before, {} are now",
-                before.files,
-                after.files
-            );
-            ensure!(
-                after.memory_kib + 4096 >= before.memory_kib,
-                "MemAvailable fell from {} to {} KiB",
-                before.memory_kib,
-                after.memory_kib
-            );
-            Ok(())
+            Left::check(context, &output)
         }),
     }
 }
 
+/// The function `left` of a script, which prints a line for [`Left`].
+pub const LEFT: &str = "left() {
+    echo 3 > /proc/sys/vm/drop_caches; $b sleep 3
+    echo $1 $($b awk '/MemAvailable/ { print $2 }' /proc/meminfo) $($b cat /proc/sys/fs/file-nr)
+}";
+
 /// What L1 has left: MemAvailable, and open files.
 #[derive(Clone, Copy, Debug)]
-struct Left {
+pub struct Left {
     memory_kib: u64,
     files: u64,
 }
 
 impl Left {
+    /// What a script printed as BEFORE and AFTER is the same, and no key id is in use.
+    pub fn check(context: &mut Context<'_>, output: &str) -> Result<()> {
+        let before = Self::parse(output, "BEFORE").context("no figures before")?;
+        let after = Self::parse(output, "AFTER").context("no figures after")?;
+        let key_ids = witness::host_state(context.l1)?.key_ids_used;
+        context.note(format!("before {before:?}, after {after:?}"));
+        ensure!(key_ids == 0, "{key_ids} key ids are still in use");
+        ensure!(
+            after.files <= before.files,
+            "{} files were open before, {} are now",
+            before.files,
+            after.files
+        );
+        ensure!(
+            after.memory_kib + 4096 >= before.memory_kib,
+            "MemAvailable fell from {} to {} KiB",
+            before.memory_kib,
+            after.memory_kib
+        );
+        Ok(())
+    }
+
     fn parse(output: &str, label: &str) -> Option<Self> {
         let line = output.lines().find(|line| line.starts_with(label))?;
         let mut words = line.split_whitespace().skip(1);
@@ -389,6 +397,11 @@ pub fn check_td(cpus: u32, report: &Report, ended: &EndedTd) -> Result<()> {
         "the guest sees {} CPUs",
         report.cpus.len()
     );
+    ensure!(
+        report.announcements == td::ANNOUNCEMENTS,
+        "the guest's kernel says only {:?}",
+        report.announcements
+    );
     ensure!(ended.vcpus == cpus, "the TD had {} vCPUs", ended.vcpus);
     ensure!(ended.end.is_empty(), "the TD died: {}", ended.end);
     ensure!(ended.mrtd == OVMF_MRTD, "MRTD is {}", ended.mrtd);
@@ -478,7 +491,7 @@ fn qemu_plain() -> Case {
             context.l1.wait_for(run, REPORT_END, context.left())?;
             let report = Report::parse(&context.l1.output(run))?;
             ensure!(
-                report.td.is_empty(),
+                report.td.is_empty() && report.announcements.is_empty(),
                 "an ordinary VM says it is a TD: {:?}",
                 report.td
             );

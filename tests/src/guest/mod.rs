@@ -5,6 +5,7 @@
 //! with `quiet` and says little.
 
 mod dmesg;
+pub mod firmware;
 pub mod init;
 mod report;
 pub mod td;
