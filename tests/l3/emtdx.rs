@@ -4,13 +4,15 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use tdvmm_tests::fixture::install::{FIRMWARE_BLANK, PROBE, STRESS_IMAGE};
+use tdvmm_tests::fixture::install::{self, FIRMWARE_BLANK, PROBE, STRESS_IMAGE};
 use tdvmm_tests::fixture::witness::{self, EndedTd};
 use tdvmm_tests::fixture::{Fixture, SERIES};
 use tdvmm_tests::guest::{self, MARKER, REPORT_END, Report, Then, td};
-use tdvmm_tests::harness::{Case, Context, L1_KERNEL, MachineKind, Tier};
+use tdvmm_tests::harness::{Case, Context, L1_KERNEL, MachineKind, Tier, Unmet};
 use tdvmm_tests::l1::{Machine, Outcome, Program, RunId};
 use tdvmm_tests::{probe, qemu};
+
+use super::guests;
 
 /// The L1 of TDs: the emulation's modules, strict as they are by default.
 pub const TDX: MachineKind = MachineKind {
@@ -40,11 +42,25 @@ fn machine<'a>(
     machine.memory_mib = memory_mib;
     fixture.install(packages, &mut machine)?;
     let selftest = fixture.selftest();
-    let initramfs = guest::td_initramfs(packages, GUEST_KERNEL, &selftest)?;
+    let initramfs = guest::td_initramfs(packages, GUEST_KERNEL, Some(&selftest))?;
     machine.archive().file(INITRAMFS, 0o644, initramfs);
     machine.add_kernel(GUEST_KERNEL, KERNEL)?;
     Ok(machine)
 }
+
+/// The same files on a host that has TDX itself, for lane L4.
+pub const HOST: MachineKind = MachineKind {
+    name: "host",
+    build: |packages| {
+        let mut machine = Machine::on_host(packages)?;
+        install::add_files(packages, &mut machine)?;
+        guests::add_initramfs(packages, &mut machine)?;
+        let initramfs = guest::td_initramfs(packages, GUEST_KERNEL, None)?;
+        machine.archive().file(INITRAMFS, 0o644, initramfs);
+        machine.add_kernel(GUEST_KERNEL, KERNEL)?;
+        Ok(machine)
+    },
+};
 
 const GUEST_KERNEL: &str = "7.2";
 /// The guest's initramfs in L1.
@@ -205,6 +221,32 @@ fn probe_passes(context: &mut Context<'_>, program: &Program) -> Result<String> 
     Ok(output)
 }
 
+/// TDs that ended since the last time, as the witness tells; none on a host, which has no witness.
+pub fn ended(context: &mut Context<'_>) -> Result<Vec<EndedTd>> {
+    if context.l1.is_host() {
+        return Ok(Vec::new());
+    }
+    witness::take_ended(context.l1)
+}
+
+/// A TD with OVMF booted and ended: what it reported is right, and what the witness saw, where there is one.
+pub fn check_booted(context: &mut Context<'_>, cpus: u32, report: &Report) -> Result<()> {
+    if context.l1.is_host() {
+        return check_report(cpus, report);
+    }
+    let ended = witness::take_ended(context.l1)?;
+    ensure!(ended.len() == 1, "{} TDs ended, not one", ended.len());
+    check_td(cpus, report, &ended[0])
+}
+
+/// Ends the case as ignored on a host: it needs the emulation.
+pub fn needs_emulation(context: &Context<'_>, what: &str) -> Result<()> {
+    if context.l1.is_host() {
+        return Err(Unmet(format!("{what} needs the emulated TDX")).into());
+    }
+    Ok(())
+}
+
 /// An idle ordinary VM for the rest of the case; see `probe::hold`.
 pub fn hold(context: &mut Context<'_>) -> Result<()> {
     let run = context.l1.start(&Program::new(PROBE).args(["hold"]))?;
@@ -263,8 +305,12 @@ impl Left {
     pub fn check(context: &mut Context<'_>, output: &str) -> Result<()> {
         let before = Self::parse(output, "BEFORE").context("no figures before")?;
         let after = Self::parse(output, "AFTER").context("no figures after")?;
-        let key_ids = witness::host_state(context.l1)?.key_ids_used;
         context.note(format!("before {before:?}, after {after:?}"));
+        if context.l1.is_host() {
+            // Others work on it, too; key ids that leak would have run out.
+            return Ok(());
+        }
+        let key_ids = witness::host_state(context.l1)?.key_ids_used;
         ensure!(key_ids == 0, "{key_ids} key ids are still in use");
         ensure!(
             after.files <= before.files,
@@ -390,8 +436,8 @@ fn boot_td(context: &mut Context<'_>, td: QemuTd) -> Result<()> {
     Ok(())
 }
 
-/// The guest's report, the witness and the reference agree.
-pub fn check_td(cpus: u32, report: &Report, ended: &EndedTd) -> Result<()> {
+/// What the guest of a TD with OVMF says of itself.
+fn check_report(cpus: u32, report: &Report) -> Result<()> {
     ensure!(
         report.cpus.len() == usize::try_from(cpus)?,
         "the guest sees {} CPUs",
@@ -402,6 +448,14 @@ pub fn check_td(cpus: u32, report: &Report, ended: &EndedTd) -> Result<()> {
         "the guest's kernel says only {:?}",
         report.announcements
     );
+    let mrtd = report.td_value("mrtd");
+    ensure!(mrtd == Some(OVMF_MRTD), "the guest's MRTD is {mrtd:?}");
+    Ok(())
+}
+
+/// The guest's report, the witness and the reference agree.
+pub fn check_td(cpus: u32, report: &Report, ended: &EndedTd) -> Result<()> {
+    check_report(cpus, report)?;
     ensure!(ended.vcpus == cpus, "the TD had {} vCPUs", ended.vcpus);
     ensure!(ended.end.is_empty(), "the TD died: {}", ended.end);
     ensure!(ended.mrtd == OVMF_MRTD, "MRTD is {}", ended.mrtd);

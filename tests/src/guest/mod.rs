@@ -78,8 +78,8 @@ pub fn initramfs(packages: &Packages) -> Result<Vec<u8>> {
 
 /// The initramfs of guests that are TDs: with the drivers that tell their measurements, and the kernel's own test.
 ///
-/// `selftest` is `tdx_guest_test`, see [`crate::fixture::Fixture::selftest`].
-pub fn td_initramfs(packages: &Packages, series: &str, selftest: &Path) -> Result<Vec<u8>> {
+/// `selftest` is `tdx_guest_test`, see [`crate::fixture::Fixture::selftest`]; where nothing is built there is none.
+pub fn td_initramfs(packages: &Packages, series: &str, selftest: Option<&Path>) -> Result<Vec<u8>> {
     let mut archive = files(packages)?;
     let modules = Modules::of(&packages.kernel(series)?)?;
     let mut order = String::new();
@@ -93,7 +93,9 @@ pub fn td_initramfs(packages: &Packages, series: &str, selftest: &Path) -> Resul
         order.push('\n');
     }
     archive.file(&format!("{}/order", td::MODULES), 0o644, order);
-    archive.copy(td::SELFTEST, 0o755, selftest)?;
+    if let Some(selftest) = selftest {
+        archive.copy(td::SELFTEST, 0o755, selftest)?;
+    }
     Ok(archive.to_bytes())
 }
 
