@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use tdvmm_tests::debian::Packages;
 use tdvmm_tests::fixture::Fixture;
 use tdvmm_tests::guest::{self, MARKER, REPORT_END, Report, Then};
 use tdvmm_tests::harness::{Context, L1_KERNEL, MachineKind};
@@ -16,11 +17,17 @@ pub static PLAIN: MachineKind = MachineKind {
     build: |packages| {
         let mut machine = Machine::new(packages, L1_KERNEL)?;
         Fixture::open(packages, L1_KERNEL)?.install_modules(&mut machine);
-        let initramfs = guest::initramfs(packages)?;
-        machine.archive().file(INITRAMFS, 0o644, initramfs);
+        add_initramfs(packages, &mut machine)?;
         Ok(machine)
     },
 };
+
+/// Adds the initramfs of ordinary VMs.
+pub fn add_initramfs(packages: &Packages, machine: &mut Machine<'_>) -> Result<()> {
+    let initramfs = guest::initramfs(packages)?;
+    machine.archive().file(INITRAMFS, 0o644, initramfs);
+    Ok(())
+}
 
 /// The same with room for a guest with high memory.
 pub static ROOMY: MachineKind = MachineKind {

@@ -15,7 +15,8 @@ use super::{run_here, run_in_testbed, show_guest, step};
 use crate::debian::Packages;
 use crate::fixture::install::{FIRMWARE_BLANK, blank_firmware};
 use crate::fixture::{Fixture, witness};
-use crate::guest::{self, IS_TD, MEMORY_IS_PRIVATE, Report, Then};
+use crate::guest::td::ANNOUNCEMENTS;
+use crate::guest::{self, Report, Then};
 use crate::harness::L1_KERNEL;
 use crate::l1::{Machine, Program};
 use crate::{kernel, programs};
@@ -121,7 +122,7 @@ impl Files<'_> {
 fn natively(packages: &Packages, tdvmm: &Path, firmware: &Path, mrtd: &str) -> Result<()> {
     let folder = firmware.parent().context("the firmware is in a folder")?;
     let initramfs = folder.join("td-initramfs.cpio");
-    fs::write(&initramfs, initramfs_of(packages)?)?;
+    fs::write(&initramfs, guest::td_initramfs(packages, L1_KERNEL, None)?)?;
     let (console, transcript) = (folder.join("console.log"), folder.join("transcript.json"));
     let kernel = kernel::image(&packages.kernel(L1_KERNEL)?)?;
     let files = Files {
@@ -145,9 +146,11 @@ fn in_testbed(packages: &Packages, tdvmm: &Path, mrtd: &str) -> Result<()> {
     let mut machine = Machine::new(packages, L1_KERNEL)?;
     fixture.install(packages, &mut machine)?;
     machine.archive().copy("/bin/tdvmm", 0o755, tdvmm)?;
-    machine
-        .archive()
-        .file("/guest/initramfs", 0o644, initramfs_of(packages)?);
+    machine.archive().file(
+        "/guest/initramfs",
+        0o644,
+        guest::td_initramfs(packages, L1_KERNEL, None)?,
+    );
     machine.add_kernel(L1_KERNEL, "/guest/kernel")?;
     let mut l1 = machine.boot()?;
     step(&format!(
@@ -171,11 +174,6 @@ fn in_testbed(packages: &Packages, tdvmm: &Path, mrtd: &str) -> Result<()> {
     let witnessed = ended.first().context("the emulation saw no TD end")?;
     show_td(&Report::parse(&output)?, time, mrtd, Some(&witnessed.mrtd))?;
     l1.power_off()
-}
-
-fn initramfs_of(packages: &Packages) -> Result<Vec<u8>> {
-    let selftest = Fixture::open(packages, L1_KERNEL)?.selftest();
-    guest::td_initramfs(packages, L1_KERNEL, &selftest)
 }
 
 /// The launch, a line for each call.
@@ -210,7 +208,7 @@ fn show_launch(transcript: &[u8]) -> Result<()> {
 /// What the guest says, and whether it is what was computed.
 fn show_td(report: &Report, time: Duration, mrtd: &str, witnessed: Option<&str>) -> Result<()> {
     show_guest(report, time);
-    for line in &report.kernel {
+    for line in &report.announcements {
         println!("  its kernel     {line}");
     }
     let told = report.td_value("mrtd").unwrap_or("nothing");
@@ -221,7 +219,7 @@ fn show_td(report: &Report, time: Duration, mrtd: &str, witnessed: Option<&str>)
     }
     println!();
     ensure!(
-        report.kernel_says(IS_TD) && report.kernel_says(MEMORY_IS_PRIVATE),
+        report.announcements == ANNOUNCEMENTS,
         "the guest's kernel does not know that it is a TD"
     );
     ensure!(

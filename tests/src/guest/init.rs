@@ -11,7 +11,7 @@ use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, reboot};
 use rustix::termios::tcdrain;
 
-use super::{IS_TD, MARKER, PREFIX, REPORT_END, Then, td};
+use super::{MARKER, PREFIX, REPORT_END, Then, td};
 
 /// Records of this level (warning) and worse are reported.
 const WARNING: u32 = 4;
@@ -103,12 +103,13 @@ fn report() -> io::Result<String> {
     for line in td::report(&fs::read_to_string("/proc/cmdline")?)? {
         say(line);
     }
-    let log = kernel_log()?;
-    for line in log.iter().filter_map(|record| confidential(record)) {
-        say(format!("kernel {line}"));
-    }
-    for line in log.iter().filter_map(|record| warning(record)) {
-        say(format!("dmesg {line}"));
+    for record in records()? {
+        if let Some(line) = warning(&record) {
+            say(format!("dmesg {line}"));
+        }
+        if let Some(line) = td::announcement(&record) {
+            say(format!("says {line}"));
+        }
     }
     Ok(text)
 }
@@ -156,8 +157,8 @@ fn ram_in_map() -> io::Result<u64> {
     Ok(total)
 }
 
-/// The records of the kernel log.
-fn kernel_log() -> io::Result<Vec<String>> {
+/// All records of the kernel log.
+fn records() -> io::Result<Vec<String>> {
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let mut log = OpenOptions::new()
         .read(true)
@@ -179,13 +180,6 @@ fn warning(record: &str) -> Option<String> {
     let (head, text) = record.split_once(';')?;
     let level = head.split(',').next()?.parse::<u32>().ok()? & 7;
     (level <= WARNING).then(|| format!("{level} {}", text.lines().next().unwrap_or_default()))
-}
-
-/// The text of a record in which the kernel says what kind of confidential guest it is.
-fn confidential(record: &str) -> Option<&str> {
-    let text = record.split_once(';')?.1.lines().next()?;
-    let told = [IS_TD, "Memory Encryption Features active"];
-    told.iter().any(|t| text.contains(t)).then_some(text)
 }
 
 fn read(path: &str) -> String {
@@ -211,13 +205,6 @@ mod tests {
         // The upper bits are the facility.
         assert_eq!(warning("12,1,2,-;careful").as_deref(), Some("4 careful"));
         assert_eq!(warning("6,1,2,-;fine"), None);
-    }
-
-    #[test]
-    fn kernel_that_knows_it_is_a_td_is_told() {
-        let record = "6,1,2,-;tdx: Guest detected\n KEY=x";
-        assert_eq!(confidential(record), Some("tdx: Guest detected"));
-        assert_eq!(confidential("6,1,2,-;tdx: no"), None);
     }
 
     #[test]

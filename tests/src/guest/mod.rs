@@ -5,6 +5,7 @@
 //! with `quiet` and says little.
 
 mod dmesg;
+pub mod firmware;
 pub mod init;
 mod report;
 pub mod td;
@@ -27,11 +28,6 @@ pub const MARKER: &str = "TDVMM-GUEST-UP";
 pub const REPORT_END: &str = "TDVMM-GUEST-END";
 /// Start of each line of the report.
 pub const PREFIX: &str = "TDVMM-GUEST ";
-
-/// What the kernel of a TD says about itself.
-pub const IS_TD: &str = "tdx: Guest detected";
-/// What it says of its memory.
-pub const MEMORY_IS_PRIVATE: &str = "Memory Encryption Features active: Intel TDX";
 
 /// What the guest does after its report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,8 +78,8 @@ pub fn initramfs(packages: &Packages) -> Result<Vec<u8>> {
 
 /// The initramfs of guests that are TDs: with the drivers that tell their measurements, and the kernel's own test.
 ///
-/// `selftest` is `tdx_guest_test`, see [`crate::fixture::Fixture::selftest`].
-pub fn td_initramfs(packages: &Packages, series: &str, selftest: &Path) -> Result<Vec<u8>> {
+/// `selftest` is `tdx_guest_test`, see [`crate::fixture::Fixture::selftest`]; where nothing is built there is none.
+pub fn td_initramfs(packages: &Packages, series: &str, selftest: Option<&Path>) -> Result<Vec<u8>> {
     let mut archive = files(packages)?;
     let modules = Modules::of(&packages.kernel(series)?)?;
     let mut order = String::new();
@@ -97,7 +93,9 @@ pub fn td_initramfs(packages: &Packages, series: &str, selftest: &Path) -> Resul
         order.push('\n');
     }
     archive.file(&format!("{}/order", td::MODULES), 0o644, order);
-    archive.copy(td::SELFTEST, 0o755, selftest)?;
+    if let Some(selftest) = selftest {
+        archive.copy(td::SELFTEST, 0o755, selftest)?;
+    }
     Ok(archive.to_bytes())
 }
 

@@ -21,8 +21,8 @@ pub struct Report {
     pub interrupts: Vec<String>,
     /// What a TD says of itself, by key: `mrtd`, `rtmr0` and so on in hex, `quote`, `selftest`.
     pub td: Vec<(String, String)>,
-    /// What its kernel says of being a confidential guest.
-    pub kernel: Vec<String>,
+    /// What the kernel says of being in a TD, see [`super::td::ANNOUNCEMENTS`].
+    pub announcements: Vec<String>,
     /// Kernel log records that are warnings or worse.
     pub warnings: Vec<String>,
 }
@@ -77,7 +77,7 @@ impl Report {
                 let (key, value) = value.split_once(' ').unwrap_or((value, ""));
                 self.td.push((key.to_owned(), value.to_owned()));
             }
-            "kernel" => self.kernel.push(value.to_owned()),
+            "says" => self.announcements.push(value.to_owned()),
             "dmesg" => self.warnings.push(value.to_owned()),
             _ => {}
         }
@@ -88,11 +88,6 @@ impl Report {
     pub fn td_value(&self, key: &str) -> Option<&str> {
         let found = self.td.iter().find(|(known, _)| known == key);
         found.map(|(_, value)| value.as_str())
-    }
-
-    /// Whether its kernel said this of being a confidential guest.
-    pub fn kernel_says(&self, text: &str) -> bool {
-        self.kernel.iter().any(|line| line.contains(text))
     }
 
     /// The count of an interrupt by its label, summed over all CPUs, for instance of `ERR`.
@@ -151,7 +146,6 @@ mod tests {
         TDVMM-GUEST td mrtd 00ff\r\n\
         TDVMM-GUEST interrupt LOC: 10 20 Local timer interrupts\r\n\
         TDVMM-GUEST interrupt ERR: 0\r\n\
-        TDVMM-GUEST kernel tdx: Guest detected\r\n\
         TDVMM-GUEST dmesg 4 careful\r\n\
         TDVMM-GUEST-END\r\n";
 
@@ -166,7 +160,6 @@ mod tests {
         assert_eq!(report.interrupt_count("MIS"), None);
         assert_eq!(report.td_value("mrtd"), Some("00ff"));
         assert_eq!(report.td_value("rtmr0"), None);
-        assert!(report.kernel_says("Guest detected") && !report.kernel_says("SEV"));
         assert_eq!(report.warnings, ["4 careful"]);
     }
 

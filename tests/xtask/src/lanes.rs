@@ -6,6 +6,7 @@
 //! | L1 | integration tests of the crates (fakes, golden files, corpus replays) |
 //! | L2 | target `l2` of `tdvmm-tests`: hand-written guests on `/dev/kvm` |
 //! | L3 | target `l3` of `tdvmm-tests`: real kernels in the testbed |
+//! | L4 | the TD cases of target `l3` on a host that has TDX |
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
@@ -30,6 +31,9 @@ pub enum Lane {
     L2,
     /// Real kernels in the testbed
     L3,
+    /// TDs on this host's own TDX
+    #[value(alias = "tdx")]
+    L4,
 }
 
 /// What to run.
@@ -56,7 +60,7 @@ struct LaneResult {
 }
 
 impl Lane {
-    const ALL: [Self; 4] = [Self::L0, Self::L1, Self::L2, Self::L3];
+    const ALL: [Self; 5] = [Self::L0, Self::L1, Self::L2, Self::L3, Self::L4];
 
     /// The runs of `cargo test` of this lane, without what selects tests.
     fn commands(self, targets: &[String]) -> Vec<Vec<String>> {
@@ -77,14 +81,14 @@ impl Lane {
                 }
             }
             Self::L2 if has("l2") => vec![words("--package tdvmm-tests --test l2")],
-            Self::L3 if has("l3") => vec![words("--package tdvmm-tests --test l3")],
-            Self::L2 | Self::L3 => vec![],
+            Self::L3 | Self::L4 if has("l3") => vec![words("--package tdvmm-tests --test l3")],
+            Self::L2 | Self::L3 | Self::L4 => vec![],
         }
     }
 }
 
 fn is_lane_target(name: &str) -> bool {
-    matches!(name, "l2" | "l3" | "l4")
+    matches!(name, "l2" | "l3")
 }
 
 /// Runs the lanes and prints the summary.
@@ -153,7 +157,10 @@ fn run_lane(lane: Lane, selection: &Selection, targets: &[String]) -> Result<Lan
     for words in lane.commands(targets) {
         let mut command = cargo(["test", "--no-fail-fast"]);
         command.args(words).arg("--").args(&selection.case);
-        if lane == Lane::L3 {
+        if lane == Lane::L4 {
+            command.arg("--on-host");
+        }
+        if matches!(lane, Lane::L3 | Lane::L4) {
             command.args(selection.full.then_some("--full"));
             command.args(selection.keep_logs.then_some("--keep-logs"));
         }

@@ -1,26 +1,34 @@
 //! Option texts of the form `key=value,key=value`.
 //!
-//! A value may stand in double quotes, so that a path may hold a comma. An unknown key, a key given
-//! twice and a key without a value are errors that list the known keys.
+//! A value may stand in double quotes, so that a path may hold a comma. Words of a key may be joined by
+//! `-` as well as `_`. An unknown key, a key given twice and a key without a value are errors that list the
+//! known keys.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::{
-    AffinityConfig, ConfigError, CpusConfig, MemoryConfig, PlatformConfig, SerialConfig,
-    SerialMode, TopologyConfig, parse_size,
+    AffinityConfig, ConfigError, CpusConfig, MemoryConfig, PlatformConfig, RestoreConfig,
+    SerialConfig, SerialMode, TopologyConfig, parse_size,
 };
 
-/// Reads `boot=N[,topology=sockets:cores:threads][,tsc_khz=N][,affinity=VCPU@CPUS:VCPU@CPUS]`.
+/// Reads `boot=N[,max=N][,topology=sockets:cores:threads][,tsc_khz=N][,affinity=VCPU@CPUS:VCPU@CPUS]`.
 ///
 /// # Errors
 ///
 /// If the text is not of that form.
 pub fn parse_cpus(text: &str) -> Result<CpusConfig, ConfigError> {
-    let pairs = Pairs::parse("--cpus", text, &["boot", "topology", "tsc_khz", "affinity"])?;
+    let pairs = Pairs::parse(
+        "--cpus",
+        text,
+        &["boot", "max", "topology", "tsc_khz", "affinity"],
+    )?;
     let mut cpus = CpusConfig::default();
     if let Some(boot) = pairs.get("boot") {
         cpus.boot = pairs.number("boot", boot)?;
+    }
+    if let Some(max) = pairs.get("max") {
+        cpus.max = Some(pairs.number("max", max)?);
     }
     if let Some(khz) = pairs.get("tsc_khz") {
         cpus.tsc_khz = Some(pairs.number("tsc_khz", khz)?);
@@ -108,6 +116,14 @@ pub fn parse_platform(text: &str) -> Result<PlatformConfig, ConfigError> {
         "mrconfigid",
         "mrowner",
         "mrownerconfig",
+        "debug",
+        "perfmon",
+        "pks",
+        "migratable",
+        "migtd_hash",
+        "num_l2_vms",
+        "l2bios",
+        "vtpm_path",
     ];
     let pairs = Pairs::parse("--platform", text, KEYS)?;
     let text = |key| pairs.get(key).map(str::to_owned);
@@ -126,7 +142,33 @@ pub fn parse_platform(text: &str) -> Result<PlatformConfig, ConfigError> {
         mrconfigid: text("mrconfigid"),
         mrowner: text("mrowner"),
         mrownerconfig: text("mrownerconfig"),
+        debug: switch("debug")?,
+        perfmon: switch("perfmon")?,
+        pks: switch("pks")?,
+        migratable: switch("migratable")?,
+        migtd_hash: text("migtd_hash"),
+        num_l2_vms: pairs
+            .get("num_l2_vms")
+            .map(|number| pairs.number("num_l2_vms", number))
+            .transpose()?,
+        l2bios: pairs.get("l2bios").map(PathBuf::from),
+        vtpm_path: pairs.get("vtpm_path").map(PathBuf::from),
     })
+}
+
+/// Reads `source_url=URL`.
+///
+/// # Errors
+///
+/// If the text is not of that form.
+pub fn parse_restore(text: &str) -> Result<RestoreConfig, ConfigError> {
+    let pairs = Pairs::parse("--restore", text, &["source_url"])?;
+    match pairs.get("source_url") {
+        Some(url) => Ok(RestoreConfig {
+            source_url: url.to_owned(),
+        }),
+        None => Err(pairs.problem("give source_url=, where the snapshot is")),
+    }
 }
 
 /// Reads `size=N[K|M|G|T][,prefault=on|off]`.
@@ -201,7 +243,7 @@ impl<'a> Pairs<'a> {
     pub(super) fn parse(
         option: &'static str,
         text: &'a str,
-        known: &[&str],
+        known: &'a [&'a str],
     ) -> Result<Self, ConfigError> {
         let mut found = Self {
             option,
@@ -214,10 +256,11 @@ impl<'a> Pairs<'a> {
                 let problem = format!("'{item}' is no key=value; keys are {}", known_keys());
                 return Err(found.problem(problem));
             };
-            if !known.contains(&key) {
+            let joined = key.replace('-', "_");
+            let Some(&key) = known.iter().find(|known| **known == joined) else {
                 let problem = format!("unknown key '{key}'; keys are {}", known_keys());
                 return Err(found.problem(problem));
-            }
+            };
             if found.get(key).is_some() {
                 return Err(found.problem(format!("key '{key}' is given twice")));
             }
@@ -316,13 +359,21 @@ mod tests {
         let text = message(parse_cpus("boots=2"));
         assert_eq!(
             text,
-            "--cpus boots=2: unknown key 'boots'; keys are boot, topology, tsc_khz, affinity"
+            "--cpus boots=2: unknown key 'boots'; keys are boot, max, topology, tsc_khz, affinity"
         );
         assert!(message(parse_cpus("boot=2,boot=3")).contains("given twice"));
         assert!(message(parse_memory("512M")).contains("keys are size"));
         assert!(
             message(parse_memory("size=12Q")).starts_with("--memory size=12Q: '12Q' is no size")
         );
+    }
+
+    #[test]
+    fn words_of_a_key_may_be_joined_either_way() {
+        let platform = parse_platform("tdx=on,num-l2-vms=2,sept-ve-disable=on").unwrap();
+        assert_eq!(platform.num_l2_vms, Some(2));
+        assert_eq!(platform.sept_ve_disable, Some(true));
+        assert!(message(parse_platform("num_l2_vms=2,num-l2-vms=3")).contains("given twice"));
     }
 
     #[test]

@@ -95,7 +95,7 @@ pub enum SerialBackend {
 /// At the first value that cannot be; the message names the option, the value and the remedy.
 pub fn validate(config: &VmConfig) -> Result<Machine, ConfigError> {
     let size = config.memory.size.0;
-    let td = TdOptions::new(&config.platform, &config.cpus)?;
+    let td = TdOptions::new(config)?;
     Ok(Machine {
         payload: payload(&config.payload, td.is_some())?,
         topology: topology(config)?,
@@ -208,6 +208,10 @@ fn topology(config: &VmConfig) -> Result<Topology, ConfigError> {
             "boot=0".into(),
             "a machine needs at least one vCPU".into(),
         ));
+    }
+    if let Some(max) = config.cpus.max.filter(|max| *max < boot) {
+        let problem = "the most vCPUs are fewer than those at the start";
+        return Err(wrong(format!("boot={boot},max={max}"), problem.into()));
     }
     let Some(wanted) = config.cpus.topology else {
         return Topology::flat(boot).map_err(|e| wrong(format!("boot={boot}"), e.to_string()));

@@ -7,6 +7,7 @@ pub mod boot;
 pub mod firmware;
 pub mod pci;
 pub mod platform;
+pub mod secure_boot;
 pub mod td;
 
 use serde::ser::SerializeMap;
@@ -25,6 +26,7 @@ use crate::config::{Affinity, Machine, SerialBackend};
 use crate::payload::{Firmware, KernelKind};
 use firmware::FirmwarePlan;
 use platform::Place;
+use secure_boot::Doubt;
 use td::{TdPlan, TdPlanError};
 
 /// The machine cannot be planned; each message names the option.
@@ -108,6 +110,8 @@ pub struct Plan {
     pub boot: BootPlan,
     /// Set when the machine is a TD.
     pub td: Option<TdPlan>,
+    /// Set when secure boot of the firmware may refuse the kernel.
+    pub secure_boot: Option<Doubt>,
 }
 
 /// How the guest is started.
@@ -172,6 +176,13 @@ impl Plan {
             }
             _ => None,
         };
+        let secure_boot = match (&boot, payload) {
+            (BootPlan::Firmware(planned), PayloadFacts::Firmware(files)) => {
+                let kernel = files.kernel.as_ref();
+                kernel.and_then(|kernel| secure_boot::doubt(&planned.image, kernel))
+            }
+            _ => None,
+        };
         let with_serial = machine.serial != SerialBackend::Off;
         let with_firmware = matches!(boot, BootPlan::Firmware(_));
         Ok(Self {
@@ -185,6 +196,7 @@ impl Plan {
             acpi,
             boot,
             td,
+            secure_boot,
         })
     }
 }
