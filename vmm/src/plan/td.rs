@@ -77,6 +77,7 @@ impl TdPlan {
         let ram: Vec<GpaRange> = machine.ram.ranges().collect();
         let direct = direct_boot(&image, firmware)?;
         let tables = td_shim::acpi_tables(acpi);
+        let tables: Vec<&[u8]> = tables.iter().map(Vec::as_slice).collect();
         let takes_tables = image.family() != Family::Ovmf;
         let extensions = Extensions {
             payload: direct.as_ref().map(|direct| direct.info),
