@@ -8,6 +8,7 @@ mod guests;
 mod oracle;
 mod serial;
 mod td;
+mod td_shim;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,7 @@ fn main() -> Result<ExitCode> {
         oracle::cases(),
         emtdx::cases(),
         td::cases(),
+        td_shim::cases(),
     ]
     .into_iter()
     .flatten()

@@ -67,6 +67,13 @@ pub struct Context<'a> {
     notes: Vec<String>,
 }
 
+/// A machine cannot be built as something is missing here that nobody promised: its cases are ignored, not failed.
+#[derive(Debug)]
+pub struct Unmet {
+    need: &'static str,
+    reason: String,
+}
+
 /// What the command line asks for.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -85,6 +92,21 @@ struct Tally {
     ignored: u32,
     filtered: usize,
 }
+
+impl Unmet {
+    /// `need` is what `TDVMM_REQUIRE` calls it.
+    pub fn new(need: &'static str, reason: String) -> Self {
+        Self { need, reason }
+    }
+}
+
+impl std::fmt::Display for Unmet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for Unmet {}
 
 impl Context<'_> {
     /// Time until the deadline of the case, for the waits in it.
@@ -161,7 +183,10 @@ pub fn run(lane: &str, cases: &[Case], options: &Options) -> Result<bool> {
     let begin = Instant::now();
     match available() {
         Ok(packages) => run_groups(&packages, &selected, options, &mut tally),
-        Err(error) => ignore_all(&selected, &format!("no testbed: {error:#}"), &mut tally),
+        Err(error) => {
+            let reason = format!("no testbed: {error:#}");
+            ignore_all(&selected, "testbed", &reason, &mut tally);
+        }
     }
     tally.print(options, begin.elapsed());
     Ok(tally.failed.is_empty())
@@ -182,6 +207,10 @@ fn run_groups(packages: &Packages, cases: &[&Case], options: &Options, tally: &m
             .collect();
         match assemble(packages, kind, &group) {
             Ok(machine) => run_group(&machine, &group, options, tally),
+            Err(error) if error.is::<Unmet>() => {
+                let need = error.downcast_ref::<Unmet>().map_or("", |unmet| unmet.need);
+                ignore_all(&group, need, &error.to_string(), tally);
+            }
             Err(error) => {
                 group
                     .iter()
@@ -291,14 +320,14 @@ fn keep_log(machine: &Machine<'_>, case: &Case, l1: &L1, wanted: bool) -> Option
     let number = NUMBER.replace(NUMBER.get() + 1);
     let path = machine
         .log_folder
-        .join(format!("{number:03}-{}.log", case.name));
+        .join(format!("{number:03}-{}.log", case.name.replace('/', "-")));
     fs::write(&path, l1.transcript()).ok().map(|()| path)
 }
 
 /// Cases whose needs are not met: ignored with the reason, failed if the needs were required.
-fn ignore_all(cases: &[&Case], reason: &str, tally: &mut Tally) {
+fn ignore_all(cases: &[&Case], need: &str, reason: &str, tally: &mut Tally) {
     for case in cases {
-        if required("testbed") {
+        if required(need) {
             tally.fail(case, &anyhow!("{reason}"), Duration::ZERO, None);
         } else {
             println!("test {} ... ignored, {reason}", case.name);
