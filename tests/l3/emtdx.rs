@@ -242,7 +242,7 @@ pub fn check_booted(context: &mut Context<'_>, cpus: u32, report: &Report) -> Re
 /// Ends the case as ignored on a host: it needs the emulation.
 pub fn needs_emulation(context: &Context<'_>, what: &str) -> Result<()> {
     if context.l1.is_host() {
-        return Err(Unmet(format!("{what} needs the emulated TDX")).into());
+        return Err(Unmet::new("emulated-tdx", format!("{what} needs the emulated TDX")).into());
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ pub fn cases() -> Vec<Case> {
 /// Programs see the files at their paths and the host's own devices, get input and signals, and tell how they ended.
 fn session(context: &mut Context<'_>) -> Result<()> {
     if let Some(reason) = Need::Namespaces.missing() {
-        return Err(Unmet(reason).into());
+        return Err(Unmet::new("namespaces", reason).into());
     }
     ensure!(context.l1.is_host(), "this is an L1");
     let script = format!("test -s {FIRMWARE} && test -e /dev/null && test -d /sys/class && exit 7");

@@ -14,6 +14,7 @@ mod td;
 mod td_cases;
 mod td_memory;
 mod td_shapes;
+mod td_shim;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,7 @@ fn main() -> Result<ExitCode> {
         oracle::cases(),
         emtdx::cases(),
         td_memory::cases(),
+        td_shim::cases(),
         host::cases(),
         td_cases(),
     ]

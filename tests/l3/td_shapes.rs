@@ -152,17 +152,21 @@ impl Shape {
             8
         };
         if self.cpus > cpus {
-            return Err(Unmet(format!(
-                "{} vCPUs need a larger host than {cpus}",
-                self.cpus
-            ))
+            return Err(Unmet::new(
+                "tdx",
+                format!("{} vCPUs need a larger host than {cpus}", self.cpus),
+            )
             .into());
         }
         let free = free_mib(context)?;
         // What is not the guest's: page tables, tdvmm, the host's own needs.
         let needed = self.memory_mib + self.memory_mib / 16 + 256;
         if needed > free {
-            return Err(Unmet(format!("{needed} MiB of memory needed, {free} are free")).into());
+            return Err(Unmet::new(
+                "tdx",
+                format!("{needed} MiB of memory needed, {free} are free"),
+            )
+            .into());
         }
         Ok(())
     }

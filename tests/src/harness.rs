@@ -73,6 +73,14 @@ pub struct Context<'a> {
     notes: Vec<String>,
 }
 
+/// Something is missing here that nobody promised, which shows while a machine is built or a case runs: the cases are
+/// ignored with this reason, neither passed nor failed.
+#[derive(Debug)]
+pub struct Unmet {
+    need: &'static str,
+    reason: String,
+}
+
 /// What the command line asks for.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -92,6 +100,21 @@ struct Tally {
     ignored: u32,
     filtered: usize,
 }
+
+impl Unmet {
+    /// `need` is what `TDVMM_REQUIRE` calls it.
+    pub fn new(need: &'static str, reason: String) -> Self {
+        Self { need, reason }
+    }
+}
+
+impl std::fmt::Display for Unmet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for Unmet {}
 
 impl Context<'_> {
     /// Time until the deadline of the case, for the waits in it.
@@ -235,11 +258,12 @@ fn run_groups(packages: &Packages, cases: &[&Case], options: &Options, tally: &m
             .collect();
         match assemble(packages, kind, &group) {
             Ok(machine) => run_group(&machine, &group, options, tally),
-            Err(error) => {
-                group
+            Err(error) => match error.downcast_ref::<Unmet>() {
+                Some(unmet) => ignore_all(&group, unmet.need, &unmet.reason, tally),
+                None => group
                     .iter()
-                    .for_each(|case| tally.fail(case, &error, Duration::ZERO, None));
-            }
+                    .for_each(|case| tally.fail(case, &error, Duration::ZERO, None)),
+            },
         }
     }
 }
@@ -323,8 +347,10 @@ fn run_group(machine: &Machine<'_>, cases: &[&Case], options: &Options, tally: &
         let healthy = settled.is_ok();
         match result.and(settled.and_then(|t| refuse_troubles(&t))) {
             Ok(()) => tally.pass(case, begin.elapsed(), &notes),
-            Err(error) if error.is::<Unmet>() => tally.ignore(case, &error.to_string()),
-            Err(error) => tally.fail(case, &error, begin.elapsed(), log.as_deref()),
+            Err(error) => match error.downcast_ref::<Unmet>() {
+                Some(unmet) => ignore_all(&[case], unmet.need, &unmet.reason, tally),
+                None => tally.fail(case, &error, begin.elapsed(), log.as_deref()),
+            },
         }
         if healthy {
             current = Some(l1);
@@ -364,7 +390,7 @@ fn keep_log(machine: &Machine<'_>, case: &Case, l1: &L1, wanted: bool) -> Option
     let number = NUMBER.replace(NUMBER.get() + 1);
     let path = machine
         .log_folder
-        .join(format!("{number:03}-{}.log", case.name));
+        .join(format!("{number:03}-{}.log", case.name.replace('/', "-")));
     fs::write(&path, l1.transcript()).ok().map(|()| path)
 }
 
@@ -378,18 +404,6 @@ fn ignore_all(cases: &[&Case], need: &str, reason: &str, tally: &mut Tally) {
         }
     }
 }
-
-/// A need of a case that only shows while it runs: it is ignored with this reason, neither passed nor failed.
-#[derive(Debug)]
-pub struct Unmet(pub String);
-
-impl std::fmt::Display for Unmet {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Unmet {}
 
 /// Whether `TDVMM_REQUIRE` makes the lack of `need` a failure.
 pub fn required(need: &str) -> bool {

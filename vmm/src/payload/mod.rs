@@ -244,12 +244,12 @@ fn read_kernel(
         path.map(|path| read(option, path).map(blob)).transpose()
     };
     let kernel = read("--kernel", &files.kernel)?;
-    // Any EFI program will do: firmware starts it as one.
-    if !kernel.starts_with(b"MZ") {
+    // Any EFI program will do for firmware that starts it as one; which does is known when it has been looked at.
+    if !kernel.starts_with(b"MZ") && identify(&kernel).is_err() {
         return Err(PayloadError::Unusable {
             option: "--kernel",
             path: files.kernel.clone(),
-            problem: "is no EFI program; firmware starts a bzImage (vmlinuz) with an EFI stub",
+            problem: "is neither an EFI program nor a kernel; give a bzImage (vmlinuz)",
         });
     }
     Ok(KernelFiles {
@@ -292,13 +292,13 @@ fn open(option: &'static str, path: &Path) -> Result<(File, u64), PayloadError> 
 
 /// The formats of kernels.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Format {
+pub(crate) enum Format {
     BzImage { setup_header: Vec<u8> },
     Elf,
 }
 
 /// What the head of a kernel file says. Linux: Documentation/arch/x86/boot.rst; ELF: gABI, 4.
-fn identify(head: &[u8]) -> Result<Format, &'static str> {
+pub(crate) fn identify(head: &[u8]) -> Result<Format, &'static str> {
     const ELF_X86_64_LITTLE_ENDIAN: [u8; 6] = [0x7f, b'E', b'L', b'F', 2, 1];
     const EM_X86_64: &[u8] = &[62, 0];
     const OLDEST_PROTOCOL: u16 = 0x20c;

@@ -136,6 +136,11 @@ impl SetupHeader<'_> {
         Gpa(runs_at.saturating_add(self.number(0x260, 4)))
     }
 
+    /// The longest command line that the kernel takes, without its NUL.
+    pub(super) fn cmdline_max(&self) -> u64 {
+        self.number(0x238, 4)
+    }
+
     /// Last address that the initramfs may use.
     pub(super) fn initramfs_max(&self) -> u64 {
         self.number(0x22c, 4)

@@ -5,6 +5,7 @@
 
 pub mod boot;
 pub mod firmware;
+pub mod handover;
 pub mod pci;
 pub mod platform;
 pub mod secure_boot;
@@ -25,6 +26,7 @@ use thiserror::Error;
 use crate::config::{Affinity, Machine, SerialBackend};
 use crate::payload::{Firmware, KernelKind};
 use firmware::FirmwarePlan;
+use handover::{HandoverError, check_efi_program, is_in_memory};
 use platform::Place;
 use secure_boot::Doubt;
 use td::{TdPlan, TdPlanError};
@@ -62,6 +64,9 @@ pub enum PlanError {
     /// The firmware's variable store cannot be replaced.
     #[error("--firmware-vars: {0}")]
     Vars(ReplaceError),
+    /// The firmware cannot start the kernel.
+    #[error(transparent)]
+    Kernel(HandoverError),
     /// The TD cannot be planned.
     #[error(transparent)]
     Td(TdPlanError),
@@ -183,6 +188,11 @@ impl Plan {
             }
             _ => None,
         };
+        if let (BootPlan::Firmware(planned), PayloadFacts::Firmware(files)) = (&boot, payload)
+            && !(td.is_some() && is_in_memory(&planned.image))
+        {
+            check_efi_program(files, machine).map_err(PlanError::Kernel)?;
+        }
         let with_serial = machine.serial != SerialBackend::Off;
         let with_firmware = matches!(boot, BootPlan::Firmware(_));
         Ok(Self {
