@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use tdvmm_devices::virtio::block::{Block, BlockOptions, DiskOptions, Engine};
+use tdvmm_devices::virtio::block::{Block, BlockOptions, DiskOptions, Engine, ImageFormat};
 
 #[path = "../tests/driver/mod.rs"]
 mod driver;
@@ -60,7 +60,7 @@ fn measure(path: &Path, direct: bool, engine: Engine, depth: u16) -> (f64, f64, 
         path: path.to_owned(),
         read_only: true,
         direct,
-        raw: true,
+        format: ImageFormat::Raw,
     };
     let options = BlockOptions {
         engine,

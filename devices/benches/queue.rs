@@ -3,7 +3,7 @@
 //! `cargo bench -p tdvmm-devices --bench queue` prints nanoseconds and, where valgrind is installed,
 //! instructions per chain for this queue and for `virtio-queue`. Instructions are the difference of two
 //! runs under callgrind, so set-up does not count and the figure repeats exactly. With `--check` it
-//! fails if this queue needs more than a fifth of the instructions for direct chains.
+//! fails if this queue needs more than a fifth of the instructions.
 #![expect(clippy::print_stdout, reason = "a program that prints figures")]
 
 use std::hint::black_box;
@@ -220,9 +220,7 @@ fn main() {
             let (ns, base_ns) = (time(ours), time(baseline));
             let (count, base, ratio) = match counted() {
                 Some((ours, base)) => {
-                    if matches!(shape, Shape::Direct) {
-                        worst = worst.max(ours / base);
-                    }
+                    worst = worst.max(ours / base);
                     (
                         format!("{ours:.1}"),
                         format!("{base:.1}"),

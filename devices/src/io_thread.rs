@@ -73,7 +73,7 @@ impl IoThread {
     pub fn spawn(name: &str, first: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let wake = Arc::new(EventFd::new(EFD_NONBLOCK)?);
         let epoll = Epoll::new()?;
-        add_source(&epoll, wake.as_raw_fd(), WAKE)?;
+        add_source(&epoll, wake.as_raw_fd(), EventSet::IN, WAKE)?;
         let (commands, receiver) = channel();
         let mut running = Running {
             epoll,
@@ -219,7 +219,7 @@ impl Running {
         let sources: Vec<_> = worker
             .event_sources()
             .into_iter()
-            .map(|(token, fd)| (token, fd.as_raw_fd()))
+            .map(|(token, fd)| (token, fd.as_raw_fd(), worker.counts_writes(token)))
             .collect();
         let mut entry = Entry {
             id,
@@ -227,8 +227,14 @@ impl Running {
             faults,
             sources: Vec::with_capacity(sources.len()),
         };
-        for (Token(token), fd) in sources {
-            let added = add_source(&self.epoll, fd, u64::from(id.0) << 32 | u64::from(token));
+        for (Token(token), fd, counts_writes) in sources {
+            let events = match counts_writes {
+                // An eventfd wakes at each write, whatever its counter was (fs/eventfd.c, eventfd_write).
+                true => EventSet::IN | EventSet::EDGE_TRIGGERED,
+                false => EventSet::IN,
+            };
+            let data = u64::from(id.0) << 32 | u64::from(token);
+            let added = add_source(&self.epoll, fd, events, data);
             if let Err(error) = added {
                 self.unsubscribe(&mut entry);
                 return Err(error);
@@ -272,12 +278,8 @@ impl Running {
     }
 }
 
-fn add_source(epoll: &Epoll, fd: RawFd, data: u64) -> io::Result<()> {
-    epoll.ctl(
-        ControlOperation::Add,
-        fd,
-        EpollEvent::new(EventSet::IN, data),
-    )
+fn add_source(epoll: &Epoll, fd: RawFd, events: EventSet, data: u64) -> io::Result<()> {
+    epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(events, data))
 }
 
 /// Cannot fail for a descriptor that was added and is open.

@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tdvmm_devices::virtio::block::{Block, BlockOptions, DiskOptions};
+use tdvmm_devices::virtio::block::{Block, BlockOptions, DiskOptions, ImageFormat};
 
 mod driver;
 use driver::pci::Card;
@@ -66,7 +66,7 @@ fn disk_allocates_nothing_for_a_request_with_the_page_cache_or_without() {
             path: image.path().to_owned(),
             read_only: false,
             direct,
-            raw: false,
+            format: ImageFormat::Unsaid,
         };
         let block = Block::open(&disk, &BlockOptions::default()).unwrap();
         let ram = ram(&[(0, 0x20_0000)]);

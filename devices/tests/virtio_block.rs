@@ -10,7 +10,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use tdvmm_devices::virtio::block::{Block, BlockOptions, DiskOptions, Engine, OpenError, Rate};
+use tdvmm_devices::virtio::block::{
+    Block, BlockOptions, DiskOptions, Engine, ImageFormat, OpenError, Rate,
+};
 
 mod driver;
 use driver::pci::Card;
@@ -26,7 +28,7 @@ fn disk_options(path: &Path) -> DiskOptions {
         path: path.to_owned(),
         read_only: false,
         direct: false,
-        raw: false,
+        format: ImageFormat::Unsaid,
     }
 }
 
@@ -350,16 +352,16 @@ fn image_in_use_is_refused_unless_all_only_read() {
 #[test]
 fn image_of_another_format_is_refused_with_the_way_out() {
     let mut image = image();
-    image.write_all(b"QFI\xfb\0\0\0\x03").unwrap();
+    image.write_all(b"KDMV\x01\0\0\0").unwrap();
     let mut disk = disk_options(image.path());
     let error = Block::open(&disk, &BlockOptions::default()).unwrap_err();
     assert!(matches!(error, OpenError::Format { .. }));
     let text = error.to_string();
     assert!(
-        text.contains("qcow2") && text.contains("qemu-img convert -O raw"),
+        text.contains("vmdk") && text.contains("qemu-img convert -O raw"),
         "{text}"
     );
-    disk.raw = true;
+    disk.format = ImageFormat::Raw;
     Block::open(&disk, &BlockOptions::default()).unwrap();
     let error = Block::open(&disk_options(Path::new("/")), &BlockOptions::default());
     assert!(error.is_err());

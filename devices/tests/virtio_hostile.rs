@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use tdvmm_devices::virtio::block::{Block, BlockOptions, DiskOptions, Engine};
+use tdvmm_devices::virtio::block::{Block, BlockOptions, DiskOptions, Engine, ImageFormat};
 use tdvmm_devices::virtio::console::{Console, Stream};
 use tdvmm_devices::virtio::device::VirtioDevice;
 use tdvmm_devices::virtio::entropy::Entropy;
@@ -34,7 +34,7 @@ fn device(kind: Kind, image: &std::path::Path) -> Box<dyn VirtioDevice> {
                 path: image.to_owned(),
                 read_only: false,
                 direct: false,
-                raw: true,
+                format: ImageFormat::Raw,
             };
             let options = BlockOptions {
                 engine,

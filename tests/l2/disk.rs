@@ -1,10 +1,15 @@
-//! A disk, seen by a driver of a few lines: configuration space, kick, transfer and interrupt.
+//! A disk, seen by a driver of a few lines: configuration space, kick, transfer and interrupt; and under
+//! load, with one and with many requests in flight, polled and by interrupts.
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use tdvmm_tests::native::calls;
+use tdvmm_tests::native::load::{self, Kind, Load};
 use tdvmm_tests::native::needs::Need;
+use tdvmm_tests::native::vm::Vm;
 
 use crate::lab::{Case, Lab};
 
@@ -27,6 +32,42 @@ pub fn cases() -> Vec<Case> {
             end.expect(BAD_CONFIG, "--disk path=")
         }),
     ];
+    for (irq, how) in [(false, "polling"), (true, "with_interrupts")] {
+        for depth in [1, 32] {
+            for (kind, what) in [(Kind::Read, "reads"), (Kind::Write, "writes")] {
+                let load = Load {
+                    depth,
+                    irq,
+                    kind,
+                    ..LOAD
+                };
+                let name = format!("disk_at_depth_{depth}_{how}_{what}_every_page_right");
+                cases.push(Case::guest(name, move |lab| under_load(lab, &load)));
+            }
+        }
+        // Each system call stops the machine, so there are fewer.
+        let load = Load {
+            irq,
+            requests: 2000,
+            ..LOAD
+        };
+        cases.push(Case::guest(
+            format!("disk_under_load_{how}_makes_no_futex_call_and_no_exit"),
+            move |lab| no_calls(lab, load),
+        ));
+    }
+    cases.push(Case::guest("disk_with_a_wrong_page_is_noticed", |lab| {
+        let vm = lab.guest("blk_load", &LOAD.defines())?;
+        let image = vm.folder().join("image");
+        let mut bytes = load::image(LOAD.pages);
+        bytes.chunks_mut(load::PAGE).for_each(|page| page[0] ^= 1);
+        fs::write(&image, bytes)?;
+        let end = vm.args(["--disk", &option(&image, "")]).run()?;
+        end.expect(0, OFF)?;
+        let said = String::from_utf8_lossy(&end.serial);
+        ensure!(said.starts_with("sfailed at line"), "{said}");
+        Ok(())
+    }));
     let wrong = [
         (
             "queue_size_of_no_power",
@@ -50,6 +91,80 @@ pub fn cases() -> Vec<Case> {
 
 fn option(image: &Path, more: &str) -> String {
     format!("path={}{more}", image.display())
+}
+
+/// Several hundred turns of the ring.
+const LOAD: Load = Load {
+    depth: 32,
+    irq: false,
+    kind: Kind::Read,
+    requests: 20_000,
+    pages: 1024,
+    ends: true,
+};
+
+fn under_load(lab: &Lab, load: &Load) -> Result<()> {
+    let vm = lab.guest("blk_load", &load.defines())?;
+    let image = vm.folder().join("image");
+    let blank = vec![0; load::image(load.pages).len()];
+    let expected = load::image(load.pages);
+    match load.kind {
+        Kind::Read => fs::write(&image, &expected)?,
+        Kind::Write => fs::write(&image, &blank)?,
+    }
+    let file = image.clone();
+    let end = vm.args(["--disk", &option(&image, "")]);
+    // The folder goes with the run, so the image is looked at before.
+    let mut running = end.start()?;
+    running.wait_for_serial("se")?;
+    let bytes = fs::read(&file)?;
+    let end = running.wait()?;
+    end.expect_serial("se")?;
+    end.expect(0, OFF)?;
+    // All pages are hit by so many requests: the chance that one is not is below 10^-5.
+    ensure!(
+        bytes == expected,
+        "the image is not what was read or written"
+    );
+    Ok(())
+}
+
+/// Between its first and its last byte on the serial port the guest makes requests only. For them no thread
+/// may wait for another one by futex, and no vCPU may come back from KVM_RUN.
+fn no_calls(lab: &Lab, load: Load) -> Result<()> {
+    let vm = lab.guest("blk_load", &load.defines())?;
+    let image = vm.folder().join("image");
+    fs::write(&image, load::image(load.pages))?;
+    let Vm { command, .. } = &vm.args(["--disk", &option(&image, "")]);
+    let mut again = Command::new(lab.tdvmm()?);
+    // Without `env` in front, whose calls are not of interest.
+    again.args(command.get_args().skip(2));
+    let (mut vcpu, mut bytes) = (None, 0);
+    let (mut entries, mut futexes, mut others) = (0, 0, 0);
+    let (entries, futexes, others) = calls::trace(again, |call| {
+        if call.is_kvm_run() {
+            vcpu = Some(call.thread);
+            entries += u32::from(bytes == 1);
+            return None;
+        }
+        // A byte of the serial port; what goes to an event descriptor has eight.
+        if vcpu == Some(call.thread) && call.number == libc::SYS_write && call.third == 1 {
+            bytes += 1;
+            return (bytes == 2).then_some((entries, futexes, others));
+        }
+        if bytes == 1 {
+            futexes += u32::from(call.number == libc::SYS_futex);
+            others += u32::from(vcpu != Some(call.thread));
+        }
+        None
+    })?;
+    ensure!(others > 0, "the I/O thread was not seen");
+    ensure!(futexes == 0, "{futexes} calls of futex");
+    ensure!(
+        entries == 1,
+        "KVM_RUN was entered {entries} times for the guest to make its requests"
+    );
+    Ok(())
 }
 
 fn read(lab: &Lab, more: &str) -> Result<()> {

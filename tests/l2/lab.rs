@@ -76,6 +76,12 @@ impl Lab {
         Ok(Vm::new(self.tdvmm()?, folder)?.machine(&kernel))
     }
 
+    /// As [`Lab::machine`], with defines that were put together.
+    pub fn guest(&self, name: &str, defines: &[String]) -> Result<Vm> {
+        let defines: Vec<&str> = defines.iter().map(String::as_str).collect();
+        self.machine(name, &defines)
+    }
+
     /// A VMM without any options, and `kernel` assembled in its folder.
     pub fn bare(&self, name: &str) -> Result<(Vm, PathBuf)> {
         let folder = Folder::create()?;

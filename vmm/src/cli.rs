@@ -90,7 +90,7 @@ pub struct Cli {
     #[arg(long, value_name = "WHERE", conflicts_with = "config")]
     serial: Option<String>,
 
-    /// Disk: path=FILE[,readonly=on][,direct=on][,cache=writeback|none][,image_type=raw][,num_queues=N]
+    /// Disk: path=FILE[,readonly=on][,direct=on][,cache=writeback|none][,image_type=raw|qcow2][,num_queues=N]
     /// [,queue_size=N][,serial=TEXT][,id=NAME][,bw_size=N][,ops_size=N]; once for each disk
     #[arg(long, value_name = "path=FILE", conflicts_with = "config")]
     disk: Vec<String>,

@@ -16,6 +16,8 @@ const F_INDIRECT: u16 = 4;
 
 /// Bytes of a descriptor in an indirect table.
 const DESCRIPTOR_LEN: u32 = 16;
+/// Bytes of the longest table.
+const TABLE_MAX: u32 = 16 * MAX_SIZE as u32;
 
 /// What most requests need; longer ones make the list grow once.
 const USUAL_SEGMENTS: usize = 16;
@@ -190,7 +192,8 @@ impl Chain {
         head: u16,
     ) -> Result<(), QueueFault> {
         self.head = head;
-        let walk = Walk {
+        let first = ring.descriptor(head).ok_or(QueueFault::Descriptor(head))?;
+        let mut walk = Walk {
             index: head,
             region: self.region,
             count: 0,
@@ -198,18 +201,12 @@ impl Chain {
             readable: 0,
             total_len: 0,
         };
-        let read = |index| ring.descriptor(index);
-        let (mut walk, table) = walk.follow(&mut self.segments, map, read)?;
-        if let Some(from) = table {
-            let table = open_table(map, walk.region, from, ring.indirect())?;
-            walk.index = 0;
-            walk.limit = walk.count.wrapping_add(usize::from(table.count()));
-            let read = |index| table.descriptor(index);
-            let (end, nested) = walk.follow(&mut self.segments, map, read)?;
-            if nested.is_some() {
-                return Err(QueueFault::Indirect(from.len));
-            }
-            walk = end;
+        let slots = &mut self.segments;
+        if first.flags(F_INDIRECT) != 0 {
+            // What Linux does: the whole chain is in a table of its own.
+            walk.follow_table(slots, map, first, ring.indirect())?;
+        } else if let Some(table) = walk.follow(slots, map, |index| ring.descriptor(index))? {
+            walk = walk.follow_rest(slots, map, table, ring.indirect())?;
         }
         self.total_len = u32::try_from(walk.total_len).map_err(|_| QueueFault::TooLong)?;
         self.count = walk.count;
@@ -236,24 +233,56 @@ impl Walk {
     /// Follows the chain from `index` to its end, or to a reference to an indirect table.
     #[inline(always)]
     fn follow(
-        mut self,
+        &mut self,
         slots: &mut Vec<Segment>,
         map: &GuestMap,
         read: impl Fn(u16) -> Option<Descriptor>,
-    ) -> Result<(Self, Option<Descriptor>), QueueFault> {
+    ) -> Result<Option<Descriptor>, QueueFault> {
         loop {
             match self.run(slots, map, &read) {
-                Stop::End => return Ok((self, None)),
+                Stop::End => return Ok(None),
                 Stop::NoDescriptor => return Err(QueueFault::Descriptor(self.index)),
-                Stop::At(table) if table.flags & F_INDIRECT != 0 => return Ok((self, Some(table))),
+                Stop::At(table) if table.flags(F_INDIRECT) != 0 => return Ok(Some(table)),
                 Stop::At(odd) => {
-                    self = self.step(slots, map, odd)?;
-                    if odd.flags & F_NEXT == 0 {
-                        return Ok((self, None));
+                    *self = self.step(slots, map, odd)?;
+                    if odd.flags(F_NEXT) == 0 {
+                        return Ok(None);
                     }
                 }
             }
         }
+    }
+
+    /// Follows the table that `from` refers to, to the chain's end.
+    #[inline(always)]
+    fn follow_table(
+        &mut self,
+        slots: &mut Vec<Segment>,
+        map: &GuestMap,
+        from: Descriptor,
+        negotiated: bool,
+    ) -> Result<(), QueueFault> {
+        let table = open_table(map, self.region, from, negotiated)?;
+        self.index = 0;
+        self.limit = self.count.wrapping_add(usize::from(table.count()));
+        match self.follow(slots, map, |index| table.descriptor(index))? {
+            None => Ok(()),
+            Some(_) => Err(QueueFault::Indirect(from.len())),
+        }
+    }
+
+    /// As [`Walk::follow_table`], for a table that is not the whole chain.
+    #[cold]
+    #[inline(never)]
+    fn follow_rest(
+        mut self,
+        slots: &mut Vec<Segment>,
+        map: &GuestMap,
+        from: Descriptor,
+        negotiated: bool,
+    ) -> Result<Self, QueueFault> {
+        self.follow_table(slots, map, from, negotiated)?;
+        Ok(self)
     }
 
     /// Does what the loop left: an empty descriptor, another region, a longer list, or a fault.
@@ -265,20 +294,20 @@ impl Walk {
         map: &GuestMap,
         from: Descriptor,
     ) -> Result<Self, QueueFault> {
-        let readable = from.flags & F_WRITE == 0;
+        let readable = from.flags(F_WRITE) == 0;
         if self.count >= self.limit {
             return Err(QueueFault::TooLong);
         }
-        self.index = from.next;
+        self.index = from.next();
         // It uses up a descriptor; each segment that is pushed gives a place back.
         self.limit = self.limit.wrapping_sub(1);
-        if from.len == 0 {
+        if from.len() == 0 {
             return Ok(self);
         }
         if readable && self.readable != self.count {
             return Err(QueueFault::Order);
         }
-        let (mut addr, mut left) = (from.addr, from.len);
+        let (mut addr, mut left) = (from.addr(), from.len());
         while left > 0 {
             let region = map.region_of(addr).ok_or_else(|| memory_fault(from))?;
             let len = map.region(region).holds(addr, left);
@@ -298,7 +327,7 @@ impl Walk {
             left = left.wrapping_sub(len);
             addr = addr.wrapping_add(u64::from(len));
         }
-        self.total_len = self.total_len.wrapping_add(u64::from(from.len));
+        self.total_len = self.total_len.wrapping_add(u64::from(from.len()));
         if readable {
             self.readable = self.count;
         }
@@ -321,17 +350,15 @@ impl Walk {
             let Some(descriptor) = read(self.index) else {
                 return Stop::NoDescriptor;
             };
-            let Descriptor {
-                addr, len, flags, ..
-            } = descriptor;
-            if flags & F_INDIRECT != 0 || len == 0 {
+            let len = descriptor.len();
+            if descriptor.flags(F_INDIRECT) != 0 || len == 0 {
                 return Stop::At(descriptor);
             }
-            let readable = flags & F_WRITE == 0;
+            let readable = descriptor.flags(F_WRITE) == 0;
             if readable && self.readable != self.count {
                 return Stop::At(descriptor);
             }
-            let Some(segment) = region.segment(addr, len) else {
+            let Some(segment) = region.segment(descriptor.addr(), len) else {
                 return Stop::At(descriptor);
             };
             let Some(slot) = slots.get_mut(self.count) else {
@@ -344,10 +371,10 @@ impl Walk {
             if readable {
                 self.readable = self.count;
             }
-            if flags & F_NEXT == 0 {
+            if descriptor.flags(F_NEXT) == 0 {
                 return Stop::End;
             }
-            self.index = descriptor.next;
+            self.index = descriptor.next();
         }
     }
 }
@@ -355,8 +382,8 @@ impl Walk {
 #[cold]
 fn memory_fault(from: Descriptor) -> QueueFault {
     QueueFault::Memory {
-        addr: from.addr,
-        len: u64::from(from.len),
+        addr: from.addr(),
+        len: u64::from(from.len()),
     }
 }
 
@@ -369,14 +396,14 @@ fn open_table(
     from: Descriptor,
     negotiated: bool,
 ) -> Result<IndirectTable, QueueFault> {
-    let fault = QueueFault::Indirect(from.len);
-    if !negotiated || from.flags & F_NEXT != 0 || !from.len.is_multiple_of(DESCRIPTOR_LEN) {
-        return Err(fault);
+    let len = from.len();
+    let possible =
+        (DESCRIPTOR_LEN..=TABLE_MAX).contains(&len) && len.is_multiple_of(DESCRIPTOR_LEN);
+    if !negotiated || from.flags(F_NEXT) != 0 || !possible {
+        return Err(QueueFault::Indirect(len));
     }
-    match u16::try_from(from.len / DESCRIPTOR_LEN) {
-        Ok(count @ 1..=MAX_SIZE) => map.table(region, from.addr, count),
-        _ => Err(fault),
-    }
+    let count = u16::try_from(len / DESCRIPTOR_LEN).unwrap_or(MAX_SIZE);
+    map.table(region, from.addr(), count)
 }
 
 /// The segments from byte `offset` on, each with how much of it to skip.

@@ -152,7 +152,13 @@ pub struct Token(pub u32);
 pub trait Worker: Send {
     /// Descriptors to wait on until they are readable. Asked once, when the worker starts.
     fn event_sources(&self) -> Vec<(Token, &dyn AsRawFd)>;
-    /// `token` is readable, and stays so until it is read. Does a bounded amount of work.
+    /// Whether `token` is an event descriptor of which each write is to call once: it is never read, which
+    /// saves a system call for each event.
+    fn counts_writes(&self, _token: Token) -> bool {
+        false
+    }
+    /// `token` is readable, and stays so until it is read, or was written since the last call. Does a bounded
+    /// amount of work.
     ///
     /// # Errors
     ///

@@ -25,29 +25,42 @@ const FLAGS: usize = 0;
 const INDEX: usize = 1;
 const ENTRIES: usize = 2;
 
-/// A descriptor as the guest wrote it (virtio 1.3, 2.7.5), read once.
+/// A descriptor as the guest wrote it (virtio 1.3, 2.7.5), read once: the two words of the wire form. Its
+/// fields are taken out where they are looked at, so that a walk carries two registers from one to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Descriptor {
-    pub addr: u64,
-    pub len: u32,
-    pub flags: u16,
-    pub next: u16,
+    addr: u64,
+    rest: u64,
 }
 
 impl Descriptor {
     /// From the two little-endian words of the wire form.
     #[inline]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the fields are the word's pieces"
-    )]
     pub fn from_words(addr: u64, rest: u64) -> Self {
-        Descriptor {
-            addr,
-            len: rest as u32,
-            flags: (rest >> 32) as u16,
-            next: (rest >> 48) as u16,
-        }
+        Descriptor { addr, rest }
+    }
+
+    #[inline]
+    pub fn addr(self) -> u64 {
+        self.addr
+    }
+
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "a piece of the word")]
+    pub fn len(self) -> u32 {
+        self.rest as u32
+    }
+
+    /// Which of `flags` are set.
+    #[inline]
+    pub fn flags(self, flags: u16) -> u16 {
+        // Nothing but the asked-for bits remains, which fit.
+        u16::try_from((self.rest >> 32) & u64::from(flags)).unwrap_or_default()
+    }
+
+    #[inline]
+    pub fn next(self) -> u16 {
+        (self.rest >> 48) as u16
     }
 }
 

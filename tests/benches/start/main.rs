@@ -11,7 +11,6 @@
 #![expect(clippy::print_stdout, reason = "prints its figures")]
 #![expect(clippy::print_stderr, reason = "says which limit is broken")]
 
-mod calls;
 mod limits;
 mod memory;
 mod timing;
@@ -20,6 +19,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
+use tdvmm_tests::native::calls;
 use tdvmm_tests::native::folder::Folder;
 use tdvmm_tests::native::guest;
 use tdvmm_tests::native::needs::Need;
@@ -122,10 +122,24 @@ fn bench(runs: usize) -> Result<Vec<String>> {
         floor.stdin(Stdio::null()).stderr(Stdio::null());
         floor
     };
-    let (mut ours, mut least) = (Vec::new(), Vec::new());
+    let image = folder.join("image");
+    std::fs::write(&image, vec![0; 1 << 20])?;
+    let console = folder.join("console");
+    let with_devices = |kernel: &Path| {
+        let mut command = command(&tdvmm, kernel);
+        command
+            .arg("--disk")
+            .arg(format!("path={}", image.display()));
+        command
+            .arg("--console")
+            .arg(format!("file={}", console.display()));
+        command
+    };
+    let (mut ours, mut least, mut devices) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..runs {
         ours.push(Times::of(command(&tdvmm, &kernel))?);
         least.push(Times::of(floor())?);
+        devices.push(Times::of(with_devices(&kernel))?);
     }
     type Part = fn(&Times) -> std::time::Duration;
     let parts: [(&str, Part); 2] = [
@@ -144,12 +158,20 @@ fn bench(runs: usize) -> Result<Vec<String>> {
         broken.extend(figure(&format!("{name}, ratio"), ratio, limits::RATIO, ""));
     }
 
+    let (with, _) = median_and_tenth(&devices, |t| t.first_byte);
+    let (without, _) = median_and_tenth(&ours, |t| t.first_byte);
+    println!("exec to first guest byte with a disk and a console: {with:.2} ms");
+    let name = "exec to first guest byte, with a disk and a console to without";
+    broken.extend(figure(name, with / without, limits::DEVICES_RATIO, ""));
     note_load()?;
 
     let idle = guest::assemble("start", &[], folder.path())?;
     let ours = memory::without_guest_ram(command(&tdvmm, &idle))?;
     let name = "Pss without guest RAM";
     broken.extend(figure(name, ours, limits::PSS_MIB, " MiB"));
+    let with = memory::without_guest_ram(with_devices(&idle))?;
+    let name = "Pss without guest RAM, with a disk and a console";
+    broken.extend(figure(name, with, limits::DEVICES_PSS_MIB, " MiB"));
     Ok(broken)
 }
 

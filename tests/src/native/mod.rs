@@ -5,7 +5,9 @@
 //! the machine's C compiler, and are small enough to run where KVM has no hardware virtualization
 //! and no Linux boots.
 
+pub mod calls;
 pub mod folder;
 pub mod guest;
+pub mod load;
 pub mod needs;
 pub mod vm;

@@ -19,7 +19,7 @@ const REFILL_MS: u64 = 1000;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskConfig {
-    /// A raw image or a block device.
+    /// A raw or qcow2 image, or a block device.
     pub path: PathBuf,
     /// Whether the guest may only read. Such an image may be used by several machines.
     #[serde(default)]
@@ -30,7 +30,7 @@ pub struct DiskConfig {
     /// How the host caches; `writeback` unless `direct` is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<DiskCache>,
-    /// `raw`: these very bytes, even if they look like another format.
+    /// What the image is. Unless it is said, only what looks like no other format is taken, as raw.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_type: Option<ImageType>,
     /// Request queues, 1 to 64; 1 unless said otherwise.
@@ -69,13 +69,16 @@ pub enum DiskCache {
     None,
 }
 
-/// Formats that can be served.
+/// Formats that are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ImageType {
     /// The bytes of the file are the bytes of the disk.
     #[serde(alias = "Raw")]
     Raw,
+    /// qcow2, with the images that it is based on.
+    #[serde(alias = "Qcow2")]
+    Qcow2,
 }
 
 /// A disk that can be, as far as that can be known without opening it.
@@ -87,8 +90,8 @@ pub struct Disk {
     pub readonly: bool,
     /// Whether to go past the page cache.
     pub direct: bool,
-    /// Whether it is raw, whatever it looks like.
-    pub raw: bool,
+    /// What it is, if that was said.
+    pub image_type: Option<ImageType>,
     /// Request queues, 1 to 64.
     pub num_queues: u16,
     /// Entries of each, a power of two.
@@ -148,7 +151,11 @@ pub fn parse_disk(text: &str) -> Result<DiskConfig, ConfigError> {
         image_type: match pairs.get("image_type") {
             None => None,
             Some("raw") => Some(ImageType::Raw),
-            Some(_) => return Err(pairs.problem("image_type is raw; convert other images")),
+            Some("qcow2") => Some(ImageType::Qcow2),
+            Some(_) => {
+                let problem = "image_type is raw or qcow2; convert other images";
+                return Err(pairs.problem(problem));
+            }
         },
         num_queues: short("num_queues")?,
         queue_size: short("queue_size")?,
@@ -174,7 +181,7 @@ impl Disk {
         if config.path.as_os_str().is_empty() {
             return Err(ConfigError::Missing {
                 option: "--disk path=",
-                remedy: "name a raw image or a block device",
+                remedy: "name a raw or qcow2 image, or a block device",
             });
         }
         let direct = match (config.cache, config.direct) {
@@ -212,7 +219,7 @@ impl Disk {
             path: config.path.clone(),
             readonly: config.readonly,
             direct,
-            raw: config.image_type.is_some(),
+            image_type: config.image_type,
             num_queues,
             queue_size,
             serial,
@@ -259,7 +266,7 @@ mod tests {
     fn disk_with_a_path_alone_is_writable_cached_and_of_one_queue() {
         let disk = checked("path=a.raw").unwrap();
         assert_eq!(disk.path, PathBuf::from("a.raw"));
-        assert!(!disk.readonly && !disk.direct && !disk.raw);
+        assert!(!disk.readonly && !disk.direct && disk.image_type.is_none());
         assert_eq!((disk.num_queues, disk.queue_size), (1, 256));
         assert_eq!((disk.bandwidth, disk.operations), (None, None));
     }
@@ -275,7 +282,7 @@ mod tests {
             path: "a,b".into(),
             readonly: true,
             direct: true,
-            raw: true,
+            image_type: Some(ImageType::Raw),
             num_queues: 4,
             queue_size: 128,
             serial: "s".into(),
@@ -289,6 +296,8 @@ mod tests {
             }),
         };
         assert_eq!(disk, expected);
+        let qcow2 = checked("path=a,image_type=qcow2").unwrap();
+        assert_eq!(qcow2.image_type, Some(ImageType::Qcow2));
         assert!(checked("path=a,cache=none").unwrap().direct);
         assert!(!checked("path=a,cache=writeback").unwrap().direct);
     }
@@ -296,7 +305,10 @@ mod tests {
     #[test]
     fn every_refusal_names_the_key_the_value_and_the_remedy() {
         for (text, start) in [
-            ("readonly=on", "--disk path= is missing: name a raw image"),
+            (
+                "readonly=on",
+                "--disk path= is missing: name a raw or qcow2 image",
+            ),
             (
                 "path=a,cache=writeback,direct=on",
                 "--disk cache=writeback: direct=on",
@@ -337,7 +349,7 @@ mod tests {
         }
         for (text, part) in [
             ("path=a,cache=x", "cache is writeback or none"),
-            ("path=a,image_type=qcow2", "image_type is raw"),
+            ("path=a,image_type=vmdk", "image_type is raw or qcow2"),
             ("path=a,bw_size=1Q", "'1Q' is no size"),
             (
                 "path=a,num_queues=65536",

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use tdvmm_devices::virtio::console::ConsoleHandle;
 use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::ending::{Ending, EndingCell};
 use crate::kvm::kick;
 use crate::serial::backend::ClientSink;
+use crate::serial::console::fit_to_terminal;
 use crate::serial::input::{CHUNK, Input};
 use crate::serial::terminal::EscapeFilter;
 
@@ -48,7 +50,7 @@ pub enum LoopError {
     Wait(event_manager::Error),
 }
 
-/// Blocks the ending signals in this thread and those that it starts, and gives them as a descriptor.
+/// Blocks the ending signals, and SIGWINCH, in this thread and those that it starts, and gives them as a descriptor.
 ///
 /// # Errors
 ///
@@ -60,10 +62,12 @@ pub fn take_signals() -> Result<SignalFd, LoopError> {
     };
     // What the parent has set to be ignored (nohup, a job in the background) stays ignored: a blocked
     // signal would be queued all the same.
-    let set: SigSet = ENDING_SIGNALS
+    let mut set: SigSet = ENDING_SIGNALS
         .into_iter()
         .filter(|signal| !kick::is_ignored(*signal as i32))
         .collect();
+    // Says that the terminal has another size; nobody minds if it does not come.
+    set.add(Signal::SIGWINCH);
     set.thread_block().map_err(failed)?;
     SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(failed)
 }
@@ -101,9 +105,10 @@ struct MainLoop {
     endings: Arc<EndingCell>,
     signals: SignalFd,
     source: InputSource,
+    console: Option<ConsoleHandle>,
 }
 
-/// Waits until the machine has ended.
+/// Waits until the machine has ended. `console` is the one on this terminal and follows its size.
 ///
 /// # Errors
 ///
@@ -112,12 +117,14 @@ pub fn wait_for_end(
     endings: &Arc<EndingCell>,
     signals: SignalFd,
     source: InputSource,
+    console: Option<ConsoleHandle>,
 ) -> Result<Ending, LoopError> {
     let mut manager = EventManager::new().map_err(LoopError::Wait)?;
     manager.add_subscriber(MainLoop {
         endings: Arc::clone(endings),
         signals,
         source,
+        console,
     });
     loop {
         if let Some(ending) = endings.get() {
@@ -129,9 +136,16 @@ pub fn wait_for_end(
 
 impl MainLoop {
     fn on_signal(&self) {
-        if let Ok(Some(signal)) = self.signals.read_signal() {
-            self.endings
-                .end(Ending::Signal(signal.ssi_signo.cast_signed()));
+        let Ok(Some(signal)) = self.signals.read_signal() else {
+            return;
+        };
+        match signal.ssi_signo.cast_signed() {
+            libc::SIGWINCH => {
+                if let Some(console) = &self.console {
+                    fit_to_terminal(console);
+                }
+            }
+            signal => self.endings.end(Ending::Signal(signal)),
         }
     }
 

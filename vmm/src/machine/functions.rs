@@ -8,20 +8,24 @@ use std::time::Duration;
 use tdvmm_devices::dma::DmaView;
 use tdvmm_devices::io_thread::IoThread;
 use tdvmm_devices::pci::PciRoot;
-use tdvmm_devices::virtio::block::{Block, BlockOptions, DiskOptions, OpenError, Rate};
-use tdvmm_devices::virtio::console::{Console as VirtioConsole, LogFile, SocketServer};
+use tdvmm_devices::virtio::block::{
+    Block, BlockOptions, DiskOptions, ImageFormat, OpenError, Rate,
+};
+use tdvmm_devices::virtio::console::{
+    Console as VirtioConsole, ConsoleHandle, LogFile, SocketServer,
+};
 use tdvmm_devices::virtio::device::VirtioDevice;
 use tdvmm_devices::virtio::entropy::Entropy;
 use tdvmm_devices::virtio::transport::{MemoryAccess, VirtioPciDevice, Wiring};
 use thiserror::Error;
 
 use super::board::{self, BoardError};
-use crate::config::{Console, Device, Disk, Limit};
+use crate::config::{Console, Device, Disk, ImageType, Limit};
 use crate::ending::EndingCell;
 use crate::kvm::msix::KvmVectors;
 use crate::kvm::vm::VmHandles;
 use crate::plan::pci::Function;
-use crate::serial::console::{Pty, Terminal};
+use crate::serial::console::{Pty, Terminal, fit_to_terminal};
 
 /// What a device needs of the host cannot be had.
 #[derive(Debug, Error)]
@@ -47,29 +51,45 @@ pub enum DeviceError {
     Rng(#[source] io::Error),
 }
 
+/// The devices behind the PCI functions, not yet wired.
+pub(super) struct Opened {
+    /// In the order of the functions.
+    pub devices: Vec<Box<dyn VirtioDevice>>,
+    /// The console on this process's terminal.
+    pub terminal: Option<ConsoleHandle>,
+}
+
 /// Opens what is behind each of `functions`, in their order. Nothing of the guest is needed for that.
 ///
 /// # Errors
 ///
 /// If the host refuses something, or an image cannot be used.
-pub fn open(
+pub(super) fn open(
     functions: &[Function],
     endings: &Arc<EndingCell>,
-) -> Result<Vec<Box<dyn VirtioDevice>>, DeviceError> {
+) -> Result<Opened, DeviceError> {
+    let mut terminal = None;
     let open = |function: &Function| -> Result<Box<dyn VirtioDevice>, DeviceError> {
         Ok(match &function.device {
             Device::Disk(disk) => Box::new(open_disk(disk)?),
             Device::Console(console) => {
                 let opened = open_console(console, endings);
-                Box::new(opened.map_err(|source| DeviceError::Console {
+                let device = opened.map_err(|source| DeviceError::Console {
                     backend: describe(console),
                     source,
-                })?)
+                })?;
+                if *console == Console::Tty {
+                    let handle = device.handle();
+                    fit_to_terminal(&handle);
+                    terminal = Some(handle);
+                }
+                Box::new(device)
             }
             Device::Rng => Box::new(Entropy::open().map_err(DeviceError::Rng)?),
         })
     };
-    functions.iter().map(open).collect()
+    let devices = functions.iter().map(open).collect::<Result<_, _>>()?;
+    Ok(Opened { devices, terminal })
 }
 
 fn open_disk(disk: &Disk) -> Result<Block, DeviceError> {
@@ -77,7 +97,11 @@ fn open_disk(disk: &Disk) -> Result<Block, DeviceError> {
         path: disk.path.clone(),
         read_only: disk.readonly,
         direct: disk.direct,
-        raw: disk.raw,
+        format: match disk.image_type {
+            None => ImageFormat::Unsaid,
+            Some(ImageType::Raw) => ImageFormat::Raw,
+            Some(ImageType::Qcow2) => ImageFormat::Qcow2,
+        },
     };
     let options = BlockOptions {
         num_queues: disk.num_queues,

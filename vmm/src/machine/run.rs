@@ -16,7 +16,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::board::BoardError;
 use super::events::{self, LoopError};
-use super::functions::{self, DeviceError};
+use super::functions::{self, DeviceError, Opened};
 use super::launch_plain::{self, LaunchError, ReadyMachine};
 use super::launch_td::{self, TdLaunchError};
 use crate::affinity::{self, AffinityError};
@@ -207,7 +207,7 @@ impl Prepared {
         let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
             .map_err(process("make an event file descriptor"))?;
         let endings = Arc::new(EndingCell::new(wake));
-        let devices = functions::open(&plan.pci, &endings)?;
+        let Opened { devices, terminal } = functions::open(&plan.pci, &endings)?;
         let machine = match &plan.td {
             None => launch_plain::launch(&plan, &host, files, devices, &endings)?,
             Some(td) => {
@@ -246,7 +246,12 @@ impl Prepared {
             &endings,
         )
         .map_err(process("start a thread for a vCPU"))?;
-        Ok(events::wait_for_end(&endings, signals, board.input)?)
+        Ok(events::wait_for_end(
+            &endings,
+            signals,
+            board.input,
+            terminal,
+        )?)
     }
 }
 

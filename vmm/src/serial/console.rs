@@ -10,8 +10,9 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+use rustix::termios::tcgetwinsize;
 use tdvmm_devices::serial::SerialSink;
-use tdvmm_devices::virtio::console::{ConsoleBackend, Stream};
+use tdvmm_devices::virtio::console::{ConsoleBackend, ConsoleHandle, Stream};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::backend::StreamSink;
@@ -99,6 +100,17 @@ impl ConsoleBackend for Terminal {
             *to = *byte;
         }
         passed.len().min(space.len())
+    }
+}
+
+/// Gives the console the size of this process's terminal, if it has one.
+pub fn fit_to_terminal(console: &ConsoleHandle) {
+    let size = tcgetwinsize(io::stdout()).or_else(|_| tcgetwinsize(io::stdin()));
+    if let Ok(size) = size
+        && size.ws_col > 0
+        && size.ws_row > 0
+    {
+        console.resize(size.ws_col, size.ws_row);
     }
 }
 

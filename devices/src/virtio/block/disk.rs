@@ -38,7 +38,18 @@ pub enum OpenError {
     InUse(PathBuf),
     /// Not raw.
     #[error(
-        "{path} is a {format} image, and only raw ones are served: convert it with `qemu-img convert -O \
+        "{path} looks like a {format} image: give image_type={format} if it is one that you made, or \
+         image_type=raw if the guest is to see these very bytes"
+    )]
+    Undeclared {
+        /// The image.
+        path: PathBuf,
+        /// What it looks like.
+        format: Format,
+    },
+    /// Not raw, and not qcow2 either.
+    #[error(
+        "{path} is a {format} image, which is not served: convert it with `qemu-img convert -O \
          raw {path} {path}.raw`, or give image_type=raw if the guest is to see these very bytes"
     )]
     Format {
@@ -46,6 +57,25 @@ pub enum OpenError {
         path: PathBuf,
         /// What it is.
         format: Format,
+    },
+    /// The format that was declared is not found there, or has features that are not served.
+    #[error("cannot use {path} as a qcow2 image")]
+    Qcow2 {
+        /// The image.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A qcow2 image does not say what its backing file is.
+    #[error(
+        "{path} does not say of which format its backing file is: record it with `qemu-img rebase -u -b \
+         {backing} -F raw {path}`, or -F qcow2"
+    )]
+    BackingFormat {
+        /// The image.
+        path: PathBuf,
+        /// What it names.
+        backing: String,
     },
     /// Neither file nor block device.
     #[error("{0} is neither a file nor a block device")]
@@ -61,8 +91,20 @@ pub struct DiskOptions {
     pub read_only: bool,
     /// Go past the page cache (O_DIRECT).
     pub direct: bool,
-    /// It is raw, whatever it looks like.
-    pub raw: bool,
+    /// What it was declared to be.
+    pub format: ImageFormat,
+}
+
+/// What an image is, as whoever configures it says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ImageFormat {
+    /// Not said: raw if it does not look like anything else, and refused otherwise.
+    #[default]
+    Unsaid,
+    /// These very bytes, whatever they look like.
+    Raw,
+    /// qcow2, version 2 or 3, with its backing files.
+    Qcow2,
 }
 
 /// Sizes that a driver may want to know, in bytes.
@@ -135,23 +177,14 @@ impl Disk {
         if !kind.is_file() && !kind.is_block_device() {
             return Err(OpenError::Kind(path.clone()));
         }
-        let how = if options.read_only {
-            Lock::Shared
-        } else {
-            Lock::Exclusive
-        };
-        slot::lock(&plain, how).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::PermissionDenied => {
-                OpenError::InUse(path.clone())
-            }
-            _ => host("lock")(error),
-        })?;
-        if !options.raw
+        lock(&plain, path, options.read_only)?;
+        if options.format != ImageFormat::Raw
             && let Some(format) = probe(&plain).map_err(host("read"))?
         {
-            return Err(OpenError::Format {
-                path: path.clone(),
-                format,
+            let path = path.clone();
+            return Err(match format {
+                Format::Qcow2 => OpenError::Undeclared { path, format },
+                _ => OpenError::Format { path, format },
             });
         }
         let geometry = geometry(&plain, path, kind.is_block_device(), options.direct)?;
@@ -172,7 +205,27 @@ impl Disk {
     }
 }
 
-fn probe(file: &File) -> io::Result<Option<Format>> {
+/// Takes the lock of an image that is about to be used.
+pub(super) fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), OpenError> {
+    let how = if read_only {
+        Lock::Shared
+    } else {
+        Lock::Exclusive
+    };
+    slot::lock(file, how).map_err(|source| match source.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::PermissionDenied => {
+            OpenError::InUse(path.to_owned())
+        }
+        _ => OpenError::Host {
+            what: "lock",
+            path: path.to_owned(),
+            source,
+        },
+    })
+}
+
+/// The format whose mark the file bears.
+pub(super) fn probe(file: &File) -> io::Result<Option<Format>> {
     let mut start = [0; PROBE_LEN];
     let mut done = 0;
     while let Some(rest) = start.get_mut(done..).filter(|rest| !rest.is_empty()) {

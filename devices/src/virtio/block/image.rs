@@ -1,8 +1,8 @@
 //! Which format an image has, by its first bytes. Pure.
 //!
-//! Only raw images are served. A file that bears the mark of another format is refused unless the
-//! configuration says that it is raw: whoever guesses raw destroys an image, and whoever guesses another
-//! format lets a guest, which writes the first bytes of its disk, name host files as backing files.
+//! A file that bears the mark of a format is refused unless the configuration says what it is: whoever
+//! guesses raw destroys an image, and whoever guesses another format lets a guest, which writes the first
+//! bytes of its disk, name host files as backing files.
 
 use std::fmt;
 

@@ -1,17 +1,19 @@
-//! A disk (virtio 1.3, 5.2): raw files and block devices, several queues.
+//! A disk (virtio 1.3, 5.2): raw files, block devices and qcow2 images; several queues.
 //!
 //! ```text
 //! worker ── request    header and sizes to a checked request (pure)
 //!    ├───── ending     what the queues share, and how a request ends
 //!    ├───── slot       the chain's pieces; preadv2, pwritev2
 //!    ├───── uring      what would block
-//!    └───── disk       the file; image: which formats are refused; limit: bytes and requests per second
+//!    └───── disk       the file, or qcow2; image: how formats are told apart
+//! limit: bytes and requests per second
 //! ```
 
 mod disk;
 mod ending;
 mod image;
 mod limit;
+mod qcow2;
 mod request;
 mod slot;
 mod uring;
@@ -21,7 +23,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-pub use disk::{DiskOptions, Geometry, OpenError};
+pub use disk::{DiskOptions, Geometry, ImageFormat, OpenError};
 pub use ending::Counters;
 pub use image::Format;
 pub use limit::Rate;
@@ -30,6 +32,7 @@ pub use request::{Limits, Parts, Request, RequestError, SECTOR, Status, parse};
 use disk::{Backend, Disk};
 use ending::Shared;
 use limit::Limiter;
+use qcow2::Qcow2Disk;
 use request::{ID_LEN, MAX_DISCARD, MAX_WRITE_ZEROES};
 use uring::Uring;
 use worker::BlockWorker;
@@ -109,7 +112,10 @@ impl Block {
     ///
     /// See [`OpenError`].
     pub fn open(disk: &DiskOptions, options: &BlockOptions) -> Result<Self, OpenError> {
-        let backend = Arc::new(Disk::open(disk)?);
+        let backend: Arc<dyn Backend> = match disk.format {
+            ImageFormat::Qcow2 => Arc::new(Qcow2Disk::open(disk)?),
+            ImageFormat::Unsaid | ImageFormat::Raw => Arc::new(Disk::open(disk)?),
+        };
         Ok(Self::over(backend, disk.read_only, options))
     }
 

@@ -67,6 +67,8 @@ pub(super) struct Slot {
     pub offset: u64,
     /// Bytes left.
     pub left: u32,
+    /// Where the transfer ends in the writable part of the chain, or in the readable one.
+    end: u32,
     /// Bytes that the driver gets if all goes well, with the status.
     pub written: u32,
 }
@@ -80,6 +82,7 @@ impl Slot {
             work: Work::Flush,
             offset: 0,
             left: 0,
+            end: 0,
             written: 0,
         }
     }
@@ -101,6 +104,7 @@ impl Slot {
         self.work = work;
         self.offset = offset;
         self.left = len;
+        self.end = skip.wrapping_add(len);
         self.first = 0;
         self.pieces.clear();
         let segments = match work {
@@ -130,6 +134,12 @@ impl Slot {
             done = done.wrapping_sub(piece.len);
             self.first = self.first.wrapping_add(1);
         }
+    }
+
+    /// Where what is left begins in the chain's writable part, or in its readable one, for a backend that
+    /// copies.
+    pub fn place(&self) -> u32 {
+        self.end.wrapping_sub(self.left)
     }
 
     /// Reads or writes as much as the file gives at once, at `offset`.

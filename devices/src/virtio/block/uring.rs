@@ -42,14 +42,9 @@ impl Uring {
         })
     }
 
-    /// What is readable when requests have completed.
+    /// What is written when requests have completed.
     pub fn event_source(&self) -> &dyn AsRawFd {
         &self.event
-    }
-
-    pub fn take_event(&self) {
-        // An error means that there was none.
-        let _ = self.event.read();
     }
 
     pub fn in_flight(&self) -> usize {

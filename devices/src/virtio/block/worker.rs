@@ -86,9 +86,6 @@ impl BlockWorker {
     /// Gives back what io_uring has completed.
     fn complete(&mut self) -> Result<(), QueueFault> {
         let server = &mut self.server;
-        if let Some(uring) = &server.uring {
-            uring.take_event();
-        }
         self.served.queue.check_generation()?;
         while let Some((slot, result)) = server.uring.as_mut().and_then(Uring::reap) {
             if let Some((slot, status)) = server.go_on(slot, result) {
@@ -116,9 +113,12 @@ impl Worker for BlockWorker {
         sources
     }
 
+    fn counts_writes(&self, token: Token) -> bool {
+        token != TIMER
+    }
+
     fn on_event(&mut self, token: Token) -> Result<(), QueueFault> {
         match token {
-            KICK => self.served.take_kick(),
             COMPLETION => self.complete()?,
             // One shot, and never set while `waiting`: it has run out, so this does not wait.
             TIMER if self.server.waiting => {

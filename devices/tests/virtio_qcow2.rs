@@ -1,0 +1,337 @@
+//! qcow2 images behind the whole transport. The images are made here, byte by byte from the format's
+//! description (QEMU: docs/interop/qcow2.rst), so that the library is not compared with itself; where
+//! `qemu-img` is installed, it judges what was written.
+#![cfg(test)]
+#![expect(clippy::cast_possible_truncation, reason = "small numbers of the test")]
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tdvmm_devices::virtio::block::{Block, BlockOptions, DiskOptions, ImageFormat, OpenError};
+
+mod driver;
+use driver::pci::Card;
+use driver::{Driver, ram};
+
+const CLUSTER: u64 = 1 << 16;
+const SIZE: u64 = 4 << 20;
+const HEADER: u64 = 0x1_0000;
+const STATUS: u64 = 0x1_8000;
+const DATA: u64 = 0x2_0000;
+
+const READ: u32 = 0;
+const WRITE: u32 = 1;
+const FLUSH: u32 = 4;
+const DISCARD: u32 = 11;
+const WRITE_ZEROES: u32 = 13;
+
+/// An empty image: header, refcount table, one refcount block, L1 table of zeros.
+fn empty(backing: Option<(&str, Option<&str>)>) -> Vec<u8> {
+    let mut image = vec![0; 4 * CLUSTER as usize];
+    let mut put = |at: u64, bytes: &[u8]| {
+        image[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
+    };
+    put(0, b"QFI\xfb");
+    put(4, &3u32.to_be_bytes());
+    put(20, &16u32.to_be_bytes());
+    put(24, &SIZE.to_be_bytes());
+    put(36, &1u32.to_be_bytes());
+    put(40, &(3 * CLUSTER).to_be_bytes());
+    put(48, &CLUSTER.to_be_bytes());
+    put(56, &1u32.to_be_bytes());
+    // 16-bit refcounts, header of 104 bytes.
+    put(96, &4u32.to_be_bytes());
+    put(100, &104u32.to_be_bytes());
+    if let Some((name, format)) = backing {
+        let mut at = 104;
+        if let Some(format) = format {
+            put(at, &0xe279_2aca_u32.to_be_bytes());
+            put(at + 4, &(format.len() as u32).to_be_bytes());
+            put(at + 8, format.as_bytes());
+            at += 8 + (format.len() as u64).next_multiple_of(8);
+        }
+        let name_at = at + 8;
+        put(8, &name_at.to_be_bytes());
+        put(16, &(name.len() as u32).to_be_bytes());
+        put(name_at, name.as_bytes());
+    }
+    put(CLUSTER, &(2 * CLUSTER).to_be_bytes());
+    for cluster in 0..4 {
+        put(2 * CLUSTER + 2 * cluster, &1u16.to_be_bytes());
+    }
+    image
+}
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Folder(tempfile::tempdir_in("/var/tmp").unwrap())
+    }
+
+    fn put(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.0.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+}
+
+fn options(path: &Path) -> DiskOptions {
+    DiskOptions {
+        path: path.to_owned(),
+        read_only: false,
+        direct: false,
+        format: ImageFormat::Qcow2,
+    }
+}
+
+fn open(path: &Path) -> Result<Block, OpenError> {
+    Block::open(&options(path), &BlockOptions::default())
+}
+
+/// A guest with the image as its disk.
+struct Guest {
+    card: Card,
+    ring: Driver,
+}
+
+impl Guest {
+    fn new(path: &Path) -> Self {
+        Self::with(open(path).unwrap(), u64::MAX)
+    }
+
+    fn with(block: Block, features: u64) -> Self {
+        let ring = Driver::new(ram(&[(0, 0x40_0000)]), 0x1000, 128);
+        let mut card = Card::new(Box::new(block), ring.view());
+        card.start(features, &[&ring]);
+        Guest { card, ring }
+    }
+
+    /// One request; its status.
+    fn run(&mut self, kind: u32, sector: u64, len: u32) -> u8 {
+        self.ring.write(HEADER, &kind.to_le_bytes());
+        self.ring.write(HEADER + 8, &sector.to_le_bytes());
+        self.ring.write(STATUS, &[0xee]);
+        let mut parts = vec![(HEADER, 16, false)];
+        if len > 0 {
+            parts.push((DATA, len, kind == READ));
+        }
+        parts.push((STATUS, 1, true));
+        self.ring.chain(0, &parts);
+        self.ring.offer(0);
+        self.card.kick(0);
+        self.card.collect(&mut self.ring, 1);
+        self.ring.read(STATUS, 1)[0]
+    }
+
+    fn write(&mut self, sector: u64, bytes: &[u8]) {
+        self.ring.write(DATA, bytes);
+        assert_eq!(self.run(WRITE, sector, bytes.len() as u32), 0);
+    }
+
+    fn read(&mut self, sector: u64, len: u32) -> Vec<u8> {
+        self.ring.write(DATA, &vec![0xaa; len as usize]);
+        assert_eq!(self.run(READ, sector, len), 0);
+        self.ring.read(DATA, len as usize)
+    }
+
+    /// DISCARD or WRITE_ZEROES of `sectors` from `sector` on.
+    fn drop_range(&mut self, kind: u32, sector: u64, sectors: u32, flags: u32) {
+        let mut range = sector.to_le_bytes().to_vec();
+        range.extend(sectors.to_le_bytes());
+        range.extend(flags.to_le_bytes());
+        self.ring.write(DATA, &range);
+        assert_eq!(self.run(kind, 0, 16), 0);
+    }
+}
+
+/// What QEMU's own tool says of an image; nothing where it is not installed.
+fn judge(path: &Path) {
+    let Ok(output) = Command::new("qemu-img").arg("check").arg(path).output() else {
+        return;
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("No errors"),
+        "{text}"
+    );
+}
+
+fn pattern(len: usize, seed: usize) -> Vec<u8> {
+    (0..len).map(|i| ((i * 31 + seed) % 251) as u8).collect()
+}
+
+#[test]
+fn what_is_written_is_there_when_the_image_is_opened_again() {
+    let folder = Folder::new();
+    let path = folder.put("a.qcow2", &empty(None));
+    let (one, two) = (pattern(300 << 10, 1), pattern(512, 2));
+    let mut guest = Guest::new(&path);
+    assert_eq!(guest.read(0, 4096), vec![0; 4096]);
+    guest.write(3, &one);
+    guest.write(SIZE / 512 - 1, &two);
+    assert_eq!(guest.run(FLUSH, 0, 0), 0);
+    drop(guest);
+    judge(&path);
+    let mut guest = Guest::new(&path);
+    assert_eq!(guest.read(3, 300 << 10), one);
+    assert_eq!(guest.read(SIZE / 512 - 1, 512), two);
+    assert_eq!(guest.read(2, 512), vec![0; 512]);
+}
+
+#[test]
+fn flushed_write_is_in_the_file_while_the_image_is_open() {
+    let folder = Folder::new();
+    let path = folder.put("a.qcow2", &empty(None));
+    let mut guest = Guest::new(&path);
+    guest.write(0, &pattern(4096, 9));
+    assert_eq!(guest.run(FLUSH, 0, 0), 0);
+    // A copy made now, as after a crash, is a whole image.
+    let copy = folder.put("copy.qcow2", &fs::read(&path).unwrap());
+    judge(&copy);
+    assert_eq!(Guest::new(&copy).read(0, 4096), pattern(4096, 9));
+}
+
+#[test]
+fn driver_that_cannot_flush_gets_lasting_writes() {
+    const F_FLUSH: u64 = 1 << 9;
+    let folder = Folder::new();
+    let path = folder.put("a.qcow2", &empty(None));
+    let mut guest = Guest::with(open(&path).unwrap(), !F_FLUSH);
+    guest.write(0, &pattern(4096, 9));
+    let copy = folder.put("copy.qcow2", &fs::read(&path).unwrap());
+    assert_eq!(Guest::new(&copy).read(0, 4096), pattern(4096, 9));
+}
+
+#[test]
+fn backing_images_show_through_and_stay_as_they_are() {
+    let folder = Folder::new();
+    let base = pattern(SIZE as usize, 3);
+    let base_path = folder.put("base.raw", &base);
+    let middle = folder.put("middle.qcow2", &empty(Some(("base.raw", Some("raw")))));
+    let top = folder.put("top.qcow2", &empty(Some(("middle.qcow2", Some("qcow2")))));
+    // Between a cluster's end and the next one, so that both are copied on the write.
+    let (at, len) = (CLUSTER as usize - 1024, 2048);
+    let mut guest = Guest::new(&top);
+    guest.write(at as u64 / 512, &pattern(len, 8));
+    let mut expected = base.clone();
+    expected[at..at + len].copy_from_slice(&pattern(len, 8));
+    assert_eq!(guest.read(0, 1 << 20), expected[..1 << 20]);
+    drop(guest);
+    judge(&top);
+    assert_eq!(fs::read(base_path).unwrap(), base);
+    assert_eq!(
+        fs::read(middle).unwrap(),
+        empty(Some(("base.raw", Some("raw"))))
+    );
+    assert_eq!(Guest::new(&top).read(0, 1 << 20), expected[..1 << 20]);
+}
+
+#[test]
+fn zeroes_and_discards_hide_the_backing_image() {
+    let folder = Folder::new();
+    folder.put("base.raw", &vec![0x5a; SIZE as usize]);
+    let path = folder.put("a.qcow2", &empty(Some(("base.raw", Some("raw")))));
+    let mut guest = Guest::new(&path);
+    guest.drop_range(WRITE_ZEROES, 1, 3, 0);
+    guest.drop_range(WRITE_ZEROES, 256, 256, 1);
+    let mut expected = vec![0x5a; 512];
+    expected.extend(vec![0; 3 * 512]);
+    expected.extend(vec![0x5a; 512]);
+    assert_eq!(guest.read(0, 5 * 512), expected);
+    assert_eq!(guest.read(256, 128 << 10), vec![0; 128 << 10]);
+    guest.drop_range(DISCARD, 1024, 256, 0);
+    assert_eq!(guest.run(FLUSH, 0, 0), 0);
+    drop(guest);
+    judge(&path);
+}
+
+#[test]
+fn image_and_backing_image_are_locked() {
+    let folder = Folder::new();
+    let base = folder.put("base.raw", &vec![0; SIZE as usize]);
+    let other = folder.put("other.qcow2", &empty(Some(("base.raw", Some("raw")))));
+    let path = folder.put("a.qcow2", &empty(Some(("base.raw", Some("raw")))));
+    let first = open(&path).unwrap();
+    assert!(matches!(open(&path), Err(OpenError::InUse(_))));
+    let writer = DiskOptions {
+        format: ImageFormat::Raw,
+        ..options(&base)
+    };
+    let refused = Block::open(&writer, &BlockOptions::default());
+    assert!(matches!(refused, Err(OpenError::InUse(_))));
+    // Two images on the same base are what backing files are for.
+    let second = open(&other).unwrap();
+    drop((first, second));
+    Block::open(&writer, &BlockOptions::default()).unwrap();
+}
+
+#[test]
+fn image_is_no_qcow2_by_guessing_and_no_raw_one_either() {
+    let folder = Folder::new();
+    let path = folder.put("a", &empty(None));
+    let unsaid = DiskOptions {
+        format: ImageFormat::Unsaid,
+        ..options(&path)
+    };
+    let error = Block::open(&unsaid, &BlockOptions::default()).unwrap_err();
+    assert!(matches!(error, OpenError::Undeclared { .. }));
+    let text = error.to_string();
+    assert!(text.contains("image_type=qcow2"), "{text}");
+    let raw = folder.put("b", &[0; 4096]);
+    assert!(matches!(open(&raw), Err(OpenError::Qcow2 { .. })));
+}
+
+#[test]
+fn what_an_image_may_not_do_is_refused() {
+    let folder = Folder::new();
+    let own = folder.put("own.qcow2", &empty(Some(("own.qcow2", Some("qcow2")))));
+    // Its own base: the lock says so, as it would of any other writer.
+    assert!(matches!(open(&own), Err(OpenError::InUse(_))));
+    folder.put("base.raw", &[0; 4096]);
+    let unnamed = folder.put("unnamed.qcow2", &empty(Some(("base.raw", None))));
+    let error = open(&unnamed).unwrap_err().to_string();
+    assert!(
+        error.contains("qemu-img rebase -u -b base.raw -F raw"),
+        "{error}"
+    );
+    let odd = folder.put("odd.qcow2", &empty(Some(("base.raw", Some("vmdk")))));
+    assert!(matches!(open(&odd), Err(OpenError::Qcow2 { .. })));
+    let missing = folder.put("missing.qcow2", &empty(Some(("no", Some("raw")))));
+    assert!(matches!(open(&missing), Err(OpenError::Host { .. })));
+    // Two that are based on each other, read only: no lock ends that.
+    folder.put("x.qcow2", &empty(Some(("y.qcow2", Some("qcow2")))));
+    let y = folder.put("y.qcow2", &empty(Some(("x.qcow2", Some("qcow2")))));
+    let reading = DiskOptions {
+        read_only: true,
+        ..options(&y)
+    };
+    let refused = Block::open(&reading, &BlockOptions::default());
+    assert!(matches!(refused, Err(OpenError::Qcow2 { .. })));
+    let external = folder.put("external.qcow2", &empty(None));
+    let file = fs::File::options().write(true).open(&external).unwrap();
+    // Incompatible feature bit 2: an external data file; bit 40: nothing that anybody knows.
+    for bit in [2, 40] {
+        let bits: u64 = 1 << bit;
+        file.write_all_at(&bits.to_be_bytes(), 72).unwrap();
+        assert!(matches!(open(&external), Err(OpenError::Qcow2 { .. })));
+    }
+}
+
+#[test]
+fn table_that_points_outside_is_an_error_of_the_request() {
+    let folder = Folder::new();
+    let mut image = empty(None);
+    let l1 = 3 * CLUSTER as usize;
+    // An L2 table far behind the end of the file.
+    let entry: u64 = 1 << 63 | 1 << 40;
+    image[l1..l1 + 8].copy_from_slice(&entry.to_be_bytes());
+    let path = folder.put("a.qcow2", &image);
+    let mut guest = Guest::new(&path);
+    // Zeros or an error, but an answer.
+    let status = guest.run(READ, 0, 4096);
+    assert!(status < 2, "{status}");
+    assert_eq!(guest.run(FLUSH, 0, 0), 0);
+}
