@@ -1,4 +1,4 @@
-//! The testbed by hand: `demo td|ordinary`, `lab FOLDER`, `fetch`. Started by `cargo xtask`.
+//! The testbed by hand: `demo td|ordinary`, `lab FOLDER`, `headers`, `fetch`. Started by `cargo xtask`.
 #![expect(clippy::print_stdout, reason = "a command-line program")]
 
 use std::path::Path;
@@ -15,6 +15,11 @@ fn main() -> Result<()> {
         ["demo", "td"] => demo::td(&packages),
         ["demo", "ordinary"] => demo::ordinary(&packages),
         ["lab", folder] => lab::lab(&packages, Path::new(folder)),
+        ["headers"] => {
+            let folder = packages.unpack("kernel-headers")?.join("usr/include");
+            println!("{}", folder.display());
+            Ok(())
+        }
         ["fetch"] => {
             packages.fetch_all()?;
             println!(
@@ -23,6 +28,6 @@ fn main() -> Result<()> {
             );
             Ok(())
         }
-        _ => bail!("usage: testbed demo td|ordinary | lab FOLDER | fetch"),
+        _ => bail!("usage: testbed demo td|ordinary | lab FOLDER | headers | fetch"),
     }
 }

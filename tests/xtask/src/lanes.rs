@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
-use crate::cargo::{cargo, list, metadata, run, text};
+use crate::cargo::{cargo, list, metadata, run, testbed, text};
 use crate::output::Counts;
 
 /// A lane of the test plan.
@@ -154,8 +154,12 @@ fn run_lane(lane: Lane, selection: &Selection, targets: &[String]) -> Result<Lan
     println!("\n== lane {lane:?}");
     let begin = Instant::now();
     let mut counts = Counts::default();
+    let headers = (lane == Lane::L1).then(kernel_headers).flatten();
     for words in lane.commands(targets) {
         let mut command = cargo(["test", "--no-fail-fast"]);
+        if let Some(folder) = &headers {
+            command.env(HEADERS, folder);
+        }
         command.args(words).arg("--").args(&selection.case);
         if lane == Lane::L4 {
             command.arg("--on-host");
@@ -171,6 +175,19 @@ fn run_lane(lane: Lane, selection: &Selection, targets: &[String]) -> Result<Lan
         counts,
         time: begin.elapsed(),
     })
+}
+
+/// Names the folder with the kernel's headers that crate `tdx` compares its ABI with.
+const HEADERS: &str = "TDVMM_KERNEL_HEADERS";
+
+/// The testbed's headers, unless somebody named others. None where they cannot be had: the tests say so.
+fn kernel_headers() -> Option<String> {
+    if std::env::var_os(HEADERS).is_some() {
+        return None;
+    }
+    let output = testbed("headers").stderr(Stdio::inherit()).output().ok()?;
+    let folder = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| folder.trim().to_owned())
 }
 
 /// Shows and counts the output of one run. A run that fails without a failed test (it did not
