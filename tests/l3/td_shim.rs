@@ -30,6 +30,9 @@ const SHIM_FILE: &str = "testbed/shim.bin";
 /// Where real images are in L1.
 const REAL: &str = "/tdx/td-shim";
 const MEMORY: u64 = 256 << 20;
+/// 2 GiB below the PCI hole, and 256 MiB from 4 GiB on.
+const MUCH_MEMORY: u64 = 2304 << 20;
+const HIGH_MEMORY: &str = "[mem 0x0000000100000000-0x000000010fffffff]  System RAM";
 /// What is looked for is in the kernel's log, which is printed once, when the kernel panics as it has no root: each
 /// line costs time, on the serial port some ten times that of the virtio console. Then the guest restarts, by ACPI:
 /// Linux on hardware-reduced ACPI expects EFI to do it otherwise.
@@ -43,6 +46,7 @@ pub fn cases() -> Vec<Case> {
         own("td-shim-1cpu", Tier::Full, 1),
         own("td-shim-2cpu", Tier::Representative, 2),
         own("td-shim-4cpu", Tier::Full, 4),
+        much_memory(),
     ];
     match shim::real_images() {
         Ok(images) if !images.is_empty() => cases.extend(images.into_iter().map(real)),
@@ -59,14 +63,22 @@ struct Boot {
     /// The same in L1.
     image: String,
     cpus: u32,
+    memory: u64,
+}
+
+impl Boot {
+    fn own(cpus: u32, memory: u64) -> Self {
+        Self {
+            file: programs::target_dir().join(SHIM_FILE),
+            image: SHIM.to_owned(),
+            cpus,
+            memory,
+        }
+    }
 }
 
 fn own(name: &str, tier: Tier, cpus: u32) -> Case {
-    let boot = Boot {
-        file: programs::target_dir().join(SHIM_FILE),
-        image: SHIM.to_owned(),
-        cpus,
-    };
+    let boot = Boot::own(cpus, MEMORY);
     Case {
         name: name.to_owned(),
         tier,
@@ -84,6 +96,39 @@ fn own(name: &str, tier: Tier, cpus: u32) -> Case {
     }
 }
 
+/// Memory on both sides of the PCI hole, accepted in pieces of 2 MiB, which the emulation refuses otherwise, as KVM's
+/// own pages have 4 KiB.
+fn much_memory() -> Case {
+    let boot = Boot::own(2, MUCH_MEMORY);
+    Case {
+        name: "td-shim-2cpu-high".to_owned(),
+        tier: Tier::Full,
+        machine: &TDX,
+        prepare: with_shim,
+        deadline: Duration::from_secs(300),
+        run: Box::new(move |context| {
+            accept_2m(context, "Y")?;
+            let booted = boot_linux(context, &boot);
+            accept_2m(context, "N")?;
+            let said = booted?;
+            ensure!(
+                said.contains(HIGH_MEMORY),
+                "the guest sees no memory above 4 GiB"
+            );
+            Ok(())
+        }),
+    }
+}
+
+/// Whether the emulation accepts 2 MiB at once.
+fn accept_2m(context: &mut Context<'_>, whether: &str) -> Result<()> {
+    let parameter = "/sys/module/kvm_amd/parameters/tdx_accept_2m";
+    let script = format!("echo {whether} > {parameter}");
+    let (end, output) = context.l1.run(&Program::script(&script), context.left())?;
+    ensure!(end.outcome == Outcome::Exited(0), "{parameter}: {output}");
+    Ok(())
+}
+
 /// A real image, with two vCPUs.
 fn real(file: PathBuf) -> Case {
     let name = file
@@ -95,6 +140,7 @@ fn real(file: PathBuf) -> Case {
         image: in_l1(&file),
         file,
         cpus: 2,
+        memory: MEMORY,
     };
     Case {
         name: format!("td-shim-real/{name}"),
@@ -161,7 +207,7 @@ fn boot_linux(context: &mut Context<'_>, boot: &Boot) -> Result<String> {
         .args(["-v", "--firmware", &boot.image, "--kernel", KERNEL])
         .args(["--cmdline", COMMAND_LINE, "--console", "tty"])
         .args(["--cpus", &format!("boot={}", boot.cpus)])
-        .args(["--memory", &format!("size={MEMORY}")])
+        .args(["--memory", &format!("size={}", boot.memory)])
         .args([
             "--platform",
             "tdx=on",
@@ -238,7 +284,7 @@ impl Expected {
             ..VmConfig::default()
         };
         config.cpus.boot = boot.cpus;
-        config.memory.size = ByteSize(MEMORY);
+        config.memory.size = ByteSize(boot.memory);
         config.platform.tdx = true;
         let machine = validate(&config)?;
         let (facts, _) = open_payload(&machine.payload)?;
