@@ -75,6 +75,20 @@ impl Boot {
             memory,
         }
     }
+
+    /// What every TD here is started with.
+    fn command(&self, expected: &Expected) -> Program {
+        Program::new(TDVMM)
+            .args(["-v", "--firmware", &self.image, "--platform", "tdx=on"])
+            .args(["--cpus", &format!("boot={}", self.cpus)])
+            .args(["--memory", &format!("size={}", self.memory)])
+            .args(["--expect", &format!("mrtd={}", expected.mrtd)])
+    }
+}
+
+/// The kernel of the guests on this machine.
+fn kernel() -> Result<PathBuf> {
+    kernel::image(&Packages::open()?.kernel(L1_KERNEL)?)
 }
 
 fn own(name: &str, tier: Tier, cpus: u32) -> Case {
@@ -148,7 +162,14 @@ fn real(file: PathBuf) -> Case {
         machine: &TDX,
         prepare: with_real_images,
         deadline: Duration::from_secs(300),
-        run: Box::new(move |context| boot_linux(context, &boot).map(drop)),
+        run: Box::new(move |context| {
+            let file = fs::read(&boot.file)?;
+            if Image::parse(&file)?.wants_payload() {
+                boot_linux(context, &boot).map(drop)
+            } else {
+                boot_built_in(context, &boot)
+            }
+        }),
     }
 }
 
@@ -200,20 +221,13 @@ fn in_l1(file: &Path) -> String {
 
 /// Boots a kernel until it finds that it has no root; gives what was said.
 fn boot_linux(context: &mut Context<'_>, boot: &Boot) -> Result<String> {
-    let expected = Expected::of(boot)?;
+    let expected = Expected::of(boot, Some(kernel()?))?;
     emtdx::hold(context)?;
     witness::take_ended(context.l1)?;
-    let program = Program::new(TDVMM)
-        .args(["-v", "--firmware", &boot.image, "--kernel", KERNEL])
-        .args(["--cmdline", COMMAND_LINE, "--console", "tty"])
-        .args(["--cpus", &format!("boot={}", boot.cpus)])
-        .args(["--memory", &format!("size={}", boot.memory)])
-        .args([
-            "--platform",
-            "tdx=on",
-            "--expect",
-            &format!("mrtd={}", expected.mrtd),
-        ]);
+    let program = boot
+        .command(&expected)
+        .args(["--kernel", KERNEL, "--cmdline", COMMAND_LINE])
+        .args(["--console", "tty"]);
     let run = context.l1.start(&program)?;
     let up = context.l1.wait_for(run, NO_ROOT, context.left())?;
     let end = context.l1.wait_end(run, context.left())?;
@@ -223,12 +237,38 @@ fn boot_linux(context: &mut Context<'_>, boot: &Boot) -> Result<String> {
         end.outcome
     );
     let output = context.l1.output(run);
+    ensure!(
+        expected.rtmrs.is_some(),
+        "the image has no place for a kernel"
+    );
     check_log(&output, boot.cpus)?;
     let ended = witness::take_ended(context.l1)?;
     ensure!(ended.len() == 1, "{} TDs ended, not one", ended.len());
     expected.check(&ended[0], boot.cpus)?;
     context.note(format!("no root after {:.1} s", up.as_secs_f64()));
     Ok(output)
+}
+
+/// Starts an image that brings its payload, which says and does what it likes, and ends it once the firmware has spoken.
+fn boot_built_in(context: &mut Context<'_>, boot: &Boot) -> Result<()> {
+    const GREETING: &str = "TdShim";
+    const SIGTERM: i32 = 15;
+    let expected = Expected::of(boot, None)?;
+    emtdx::hold(context)?;
+    witness::take_ended(context.l1)?;
+    let program = boot.command(&expected).args(["--serial", "tty"]);
+    let run = context.l1.start(&program)?;
+    context.l1.wait_for(run, GREETING, context.left())?;
+    context.l1.signal(run, SIGTERM)?;
+    let end = context.l1.wait_end(run, context.left())?;
+    ensure!(
+        end.outcome == Outcome::Exited(exit_codes::SIGTERM),
+        "tdvmm ended with {:?} after SIGTERM",
+        end.outcome
+    );
+    let ended = witness::take_ended(context.l1)?;
+    ensure!(ended.len() == 1, "{} TDs ended, not one", ended.len());
+    expected.check(&ended[0], boot.cpus)
 }
 
 /// The guest's kernel knows what it runs in, has all its CPUs, and nothing to say against the tables.
@@ -269,16 +309,17 @@ fn check_log(log: &str, cpus: u32) -> Result<()> {
 /// The measurements, computed from the same files without a TD.
 struct Expected {
     mrtd: Digest,
-    rtmrs: [Digest; 4],
+    /// `None` where the image brings its payload, which measures what it likes.
+    rtmrs: Option<[Digest; 4]>,
 }
 
 impl Expected {
-    fn of(boot: &Boot) -> Result<Self> {
+    fn of(boot: &Boot, kernel: Option<PathBuf>) -> Result<Self> {
         let mut config = VmConfig {
             payload: PayloadConfig {
                 firmware: Some(boot.file.clone()),
-                kernel: Some(kernel::image(&Packages::open()?.kernel(L1_KERNEL)?)?),
-                cmdline: Some(COMMAND_LINE.to_owned()),
+                cmdline: kernel.as_ref().map(|_| COMMAND_LINE.to_owned()),
+                kernel,
                 ..PayloadConfig::default()
             },
             ..VmConfig::default()
@@ -303,7 +344,7 @@ impl Expected {
         let image = Image::parse(&file)?;
         Ok(Self {
             mrtd: td.mrtd,
-            rtmrs: rtmrs(&image, &regions).context("the image takes no kernel")?,
+            rtmrs: rtmrs(&image, &regions),
         })
     }
 
@@ -313,7 +354,7 @@ impl Expected {
         let witnessed = [&ended.rtmr0, &ended.rtmr1, &ended.rtmr2, &ended.rtmr3];
         let values = [(&ended.mrtd, &self.mrtd)]
             .into_iter()
-            .chain(witnessed.into_iter().zip(&self.rtmrs));
+            .chain(witnessed.into_iter().zip(self.rtmrs.iter().flatten()));
         for (name, (witnessed, expected)) in ["MRTD", "RTMR0", "RTMR1", "RTMR2", "RTMR3"]
             .iter()
             .zip(values)
