@@ -12,6 +12,9 @@ mod oracle;
 mod serial;
 mod td;
 mod td_cases;
+mod td_debian;
+mod td_kexec;
+mod td_launch;
 mod td_shapes;
 
 use std::process::ExitCode;
@@ -46,6 +49,9 @@ fn td_cases() -> Vec<Case> {
     [
         td::cases(),
         td_cases::cases(),
+        td_launch::cases(),
+        td_debian::cases(),
+        td_kexec::cases(),
         td_shapes::cases(),
     ]
     .into_iter()
