@@ -7,6 +7,7 @@
 mod dmesg;
 pub mod firmware;
 pub mod init;
+pub mod kexec;
 mod report;
 pub mod td;
 
@@ -42,6 +43,10 @@ pub enum Then {
     Echo,
     /// Starts a shell on the console; powers off when it ends.
     Shell,
+    /// Starts another kernel by kexec, as often as the command line says; powers off in the last one.
+    Kexec,
+    /// Crashes with a kernel loaded for that case, which powers off.
+    Crash,
 }
 
 impl Then {
@@ -53,16 +58,20 @@ impl Then {
             Self::Panic => "panic",
             Self::Echo => "echo",
             Self::Shell => "shell",
+            Self::Kexec => "kexec",
+            Self::Crash => "crash",
         }
     }
 
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::PowerOff,
         Self::Reboot,
         Self::Panic,
         Self::Echo,
         Self::Shell,
+        Self::Kexec,
+        Self::Crash,
     ];
 }
 
@@ -96,6 +105,14 @@ pub fn td_initramfs(packages: &Packages, series: &str, selftest: Option<&Path>) 
     if let Some(selftest) = selftest {
         archive.copy(td::SELFTEST, 0o755, selftest)?;
     }
+    Ok(archive.to_bytes())
+}
+
+/// The initramfs of guests that start other kernels themselves, TDs or not.
+pub fn kexec_initramfs(packages: &Packages, series: &str) -> Result<Vec<u8>> {
+    let mut archive = files(packages)?;
+    let image = crate::kernel::image(&packages.kernel(series)?)?;
+    archive.copy(kexec::KERNEL, 0o644, &image)?;
     Ok(archive.to_bytes())
 }
 
