@@ -64,7 +64,10 @@ pub(super) struct Opened {
 /// # Errors
 ///
 /// If the host refuses something, or an image cannot be used.
-pub(super) fn open(functions: &[Function], endings: &Arc<EndingCell>) -> Result<Opened, DeviceError> {
+pub(super) fn open(
+    functions: &[Function],
+    endings: &Arc<EndingCell>,
+) -> Result<Opened, DeviceError> {
     let mut terminal = None;
     let open = |function: &Function| -> Result<Box<dyn VirtioDevice>, DeviceError> {
         Ok(match &function.device {
