@@ -2,6 +2,8 @@
 //! virtualization. Run it by `cargo xtask test --lane L3`.
 
 mod boot;
+mod console;
+mod disk;
 mod emtdx;
 mod endings;
 mod guests;
@@ -23,6 +25,8 @@ fn main() -> Result<ExitCode> {
         oracle::cases(),
         emtdx::cases(),
         td::cases(),
+        disk::cases(),
+        console::cases(),
     ]
     .into_iter()
     .flatten()

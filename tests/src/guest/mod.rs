@@ -6,6 +6,7 @@
 
 mod dmesg;
 pub mod init;
+pub mod pattern;
 mod report;
 pub mod td;
 
@@ -25,6 +26,8 @@ pub use report::{Cpu, Report};
 pub const MARKER: &str = "TDVMM-GUEST-UP";
 /// The last thing it prints before it does what was asked for.
 pub const REPORT_END: &str = "TDVMM-GUEST-END";
+/// What is printed when a script has ended, with its exit code behind it.
+pub const SCRIPT_END: &str = "TDVMM-GUEST-SCRIPT-END";
 /// Start of each line of the report.
 pub const PREFIX: &str = "TDVMM-GUEST ";
 
@@ -41,6 +44,8 @@ pub enum Then {
     Echo,
     /// Starts a shell on the console; powers off when it ends.
     Shell,
+    /// Runs the script that `tdvmm.script=` names, says how it ended and powers off.
+    Script,
 }
 
 impl Then {
@@ -52,22 +57,29 @@ impl Then {
             Self::Panic => "panic",
             Self::Echo => "echo",
             Self::Shell => "shell",
+            Self::Script => "script",
         }
     }
 
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::PowerOff,
         Self::Reboot,
         Self::Panic,
         Self::Echo,
         Self::Shell,
+        Self::Script,
     ];
 }
 
 /// A guest's kernel command line.
 pub fn command_line(then: Then) -> String {
     format!("console=ttyS0 quiet panic=-1 tdvmm.then={}", then.word())
+}
+
+/// The command line of a guest that runs a script of [`initramfs_with_scripts`].
+pub fn script_command_line(script: &str) -> String {
+    format!("{} tdvmm.script={script}", command_line(Then::Script))
 }
 
 /// The initramfs of the guests.
@@ -80,9 +92,38 @@ pub fn initramfs(packages: &Packages) -> Result<Vec<u8>> {
 /// `selftest` is `tdx_guest_test`, see [`crate::fixture::Fixture::selftest`].
 pub fn td_initramfs(packages: &Packages, series: &str, selftest: &Path) -> Result<Vec<u8>> {
     let mut archive = files(packages)?;
+    add_modules(&mut archive, packages, series, &["tdx-guest"])?;
+    archive.copy(td::SELFTEST, 0o755, selftest)?;
+    Ok(archive.to_bytes())
+}
+
+/// The initramfs of guests that load `modules` and then run one of `scripts`, each a name and a text for
+/// busybox's shell.
+///
+/// [`pattern`] is there as `/init fill` and `/init check`.
+pub fn initramfs_with_scripts(
+    packages: &Packages,
+    series: &str,
+    modules: &[&str],
+    scripts: &[(&str, &str)],
+) -> Result<Vec<u8>> {
+    let mut archive = files(packages)?;
+    add_modules(&mut archive, packages, series, modules)?;
+    for (name, text) in scripts {
+        archive.file(&format!("{}/{name}", init::SCRIPTS), 0o755, *text);
+    }
+    Ok(archive.to_bytes())
+}
+
+fn add_modules(
+    archive: &mut Archive,
+    packages: &Packages,
+    series: &str,
+    names: &[&str],
+) -> Result<()> {
     let modules = Modules::of(&packages.kernel(series)?)?;
     let mut order = String::new();
-    for module in modules.load_order(&["tdx-guest"])? {
+    for module in modules.load_order(names)? {
         archive.file(
             &format!("{}/{}.ko", td::MODULES, module.name),
             0o644,
@@ -92,8 +133,7 @@ pub fn td_initramfs(packages: &Packages, series: &str, selftest: &Path) -> Resul
         order.push('\n');
     }
     archive.file(&format!("{}/order", td::MODULES), 0o644, order);
-    archive.copy(td::SELFTEST, 0o755, selftest)?;
-    Ok(archive.to_bytes())
+    Ok(())
 }
 
 fn files(packages: &Packages) -> Result<Archive> {
