@@ -63,6 +63,8 @@ pub mod port {
     pub const RTC: u16 = 0x70;
     /// First serial port.
     pub const COM1: u16 = 0x3f8;
+    /// Interval timer: three counters and the control word.
+    pub const TIMER: u16 = 0x40;
     /// Keyboard controller: data, and command/status four further on.
     pub const I8042: u16 = 0x60;
     /// PCI configuration mechanism 1, address register; the data register is four further on.

@@ -19,6 +19,7 @@ pub mod io_thread;
 pub mod ioapic;
 pub mod irq;
 pub mod pci;
+pub mod pit;
 pub mod pm;
 pub mod power;
 pub mod reset;

@@ -5,6 +5,8 @@
 //! laid out at their physical addresses, with the address of its 64-bit entry.
 //! Source: TD-Shim `td-shim/src/bin/td-shim/linux/boot.rs`, `td-shim-interface`.
 
+mod events;
+
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
 
@@ -15,6 +17,8 @@ use thiserror::Error;
 use crate::fwcfg::setup_len;
 use crate::image::{Image, Section, SectionKind};
 use crate::wire;
+
+pub use events::rtmrs;
 
 /// The form of the kernel in the Payload section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,16 +140,31 @@ pub fn direct_boot<'a>(
     })
 }
 
-/// The tables that go into hand-off blocks, each with its header and checksum. TD-Shim makes the root
-/// pointer and the XSDT itself, and points the FADT to the DSDT.
+/// The tables that go into hand-off blocks, each with its header and checksum, and with zeros where
+/// another table's address would stand. TD-Shim makes the root pointer and the XSDT itself, and sets
+/// the FADT's 32-bit pointer to the DSDT; Linux prefers the 64-bit one wherever that is not zero.
 #[must_use]
-pub fn acpi_tables(built: &AcpiTables) -> Vec<&[u8]> {
+pub fn acpi_tables(built: &AcpiTables) -> Vec<Vec<u8>> {
     let given = built
         .tables
         .iter()
         .filter(|table| table.signature != *b"XSDT");
     given
-        .filter_map(|table| wire::slice(&built.blob, table.offset, table.len))
+        .filter_map(|table| {
+            let mut bytes = wire::slice(&built.blob, table.offset, table.len)?.to_vec();
+            for pointer in &built.relocations {
+                if pointer.table_offset == table.offset {
+                    let at = pointer.pointer_offset.checked_sub(table.offset)?;
+                    let len = usize::from(pointer.size);
+                    bytes.get_mut(at..at.checked_add(len)?)?.fill(0);
+                }
+            }
+            let checksum = table.checksum_offset().checked_sub(table.offset)?;
+            *bytes.get_mut(checksum)? = 0;
+            let sum = bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_sub(*byte));
+            *bytes.get_mut(checksum)? = sum;
+            Some(bytes)
+        })
         .collect()
 }
 

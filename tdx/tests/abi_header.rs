@@ -1,13 +1,12 @@
 //! `abi` against the header of a kernel: every size, offset and number, as a C compiler sees them.
 //!
 //! Needs the user space headers of Linux 6.16 or later: `TDVMM_KERNEL_HEADERS` names a folder with
-//! `linux/kvm.h` in it, else `headers/usr/include` in the cache is looked at. Ignored without them.
+//! `linux/kvm.h` in it; `cargo xtask test` takes the testbed's. Ignored without them.
 
 mod needs;
 
 use std::collections::HashMap;
 use std::env;
-use std::ffi::OsString;
 use std::fs;
 use std::mem::{offset_of, size_of};
 use std::path::{Path, PathBuf};
@@ -248,27 +247,21 @@ fn main() {
 
 /// The folder with the headers, or why there is none.
 fn headers() -> Result<PathBuf, String> {
-    let named = env::var_os("TDVMM_KERNEL_HEADERS").map(PathBuf::from);
-    let folder = named
-        .or_else(cached)
-        .ok_or("no home folder to look for a cache in")?;
+    let folder = env::var_os("TDVMM_KERNEL_HEADERS").ok_or(
+        "set TDVMM_KERNEL_HEADERS to the headers of Linux 6.16 or later; cargo xtask test does",
+    )?;
+    let folder = PathBuf::from(folder);
     let header = ["asm/kvm.h", "x86_64-linux-gnu/asm/kvm.h"]
         .iter()
         .find_map(|name| fs::read_to_string(folder.join(name)).ok());
     match header {
         Some(text) if text.contains("KVM_TDX_GET_CPUID") => Ok(folder),
         Some(_) => Err("the kernel headers are older than Linux 6.16".to_owned()),
-        None => Err("no headers of Linux 6.16 or later: set TDVMM_KERNEL_HEADERS".to_owned()),
+        None => Err(format!(
+            "TDVMM_KERNEL_HEADERS: no asm/kvm.h in {}",
+            folder.display()
+        )),
     }
-}
-
-fn cached() -> Option<PathBuf> {
-    let home = |path: OsString| PathBuf::from(path).join(".cache/tdvmm");
-    env::var_os("TDVMM_CACHE")
-        .map(PathBuf::from)
-        .or_else(|| env::var_os("XDG_CACHE_HOME").map(|path| PathBuf::from(path).join("tdvmm")))
-        .or_else(|| env::var_os("HOME").map(home))
-        .map(|cache| cache.join("headers/usr/include"))
 }
 
 fn compare(headers: &Path, name: &str, items: &[Item]) -> Result<(), Failed> {

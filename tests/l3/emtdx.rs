@@ -4,13 +4,15 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use tdvmm_tests::fixture::install::{FIRMWARE_BLANK, PROBE, STRESS_IMAGE};
+use tdvmm_tests::fixture::install::{self, FIRMWARE_BLANK, PROBE, STRESS_IMAGE};
 use tdvmm_tests::fixture::witness::{self, EndedTd};
 use tdvmm_tests::fixture::{Fixture, SERIES};
-use tdvmm_tests::guest::{self, MARKER, REPORT_END, Report, Then};
-use tdvmm_tests::harness::{Case, Context, L1_KERNEL, MachineKind, Tier};
+use tdvmm_tests::guest::{self, MARKER, REPORT_END, Report, Then, td};
+use tdvmm_tests::harness::{Case, Context, L1_KERNEL, MachineKind, Tier, Unmet};
 use tdvmm_tests::l1::{Machine, Outcome, Program, RunId};
 use tdvmm_tests::{probe, qemu};
+
+use super::guests;
 
 /// The L1 of TDs: the emulation's modules, strict as they are by default.
 pub const TDX: MachineKind = MachineKind {
@@ -25,7 +27,7 @@ const TDX_NEWEST: MachineKind = MachineKind {
 };
 
 /// Room for a TD with memory above 4 GiB.
-const TDX_BIG: MachineKind = MachineKind {
+pub const TDX_BIG: MachineKind = MachineKind {
     name: "tdx-big",
     build: |packages| machine(packages, L1_KERNEL, 9216),
 };
@@ -40,11 +42,25 @@ fn machine<'a>(
     machine.memory_mib = memory_mib;
     fixture.install(packages, &mut machine)?;
     let selftest = fixture.selftest();
-    let initramfs = guest::td_initramfs(packages, GUEST_KERNEL, &selftest)?;
+    let initramfs = guest::td_initramfs(packages, GUEST_KERNEL, Some(&selftest))?;
     machine.archive().file(INITRAMFS, 0o644, initramfs);
     machine.add_kernel(GUEST_KERNEL, KERNEL)?;
     Ok(machine)
 }
+
+/// The same files on a host that has TDX itself, for lane L4.
+pub const HOST: MachineKind = MachineKind {
+    name: "host",
+    build: |packages| {
+        let mut machine = Machine::on_host(packages)?;
+        install::add_files(packages, &mut machine)?;
+        guests::add_initramfs(packages, &mut machine)?;
+        let initramfs = guest::td_initramfs(packages, GUEST_KERNEL, None)?;
+        machine.archive().file(INITRAMFS, 0o644, initramfs);
+        machine.add_kernel(GUEST_KERNEL, KERNEL)?;
+        Ok(machine)
+    },
+};
 
 const GUEST_KERNEL: &str = "7.2";
 /// The guest's initramfs in L1.
@@ -205,6 +221,32 @@ fn probe_passes(context: &mut Context<'_>, program: &Program) -> Result<String> 
     Ok(output)
 }
 
+/// TDs that ended since the last time, as the witness tells; none on a host, which has no witness.
+pub fn ended(context: &mut Context<'_>) -> Result<Vec<EndedTd>> {
+    if context.l1.is_host() {
+        return Ok(Vec::new());
+    }
+    witness::take_ended(context.l1)
+}
+
+/// A TD with OVMF booted and ended: what it reported is right, and what the witness saw, where there is one.
+pub fn check_booted(context: &mut Context<'_>, cpus: u32, report: &Report) -> Result<()> {
+    if context.l1.is_host() {
+        return check_report(cpus, report);
+    }
+    let ended = witness::take_ended(context.l1)?;
+    ensure!(ended.len() == 1, "{} TDs ended, not one", ended.len());
+    check_td(cpus, report, &ended[0])
+}
+
+/// Ends the case as ignored on a host: it needs the emulation.
+pub fn needs_emulation(context: &Context<'_>, what: &str) -> Result<()> {
+    if context.l1.is_host() {
+        return Err(Unmet::new("emulated-tdx", format!("{what} needs the emulated TDX")).into());
+    }
+    Ok(())
+}
+
 /// An idle ordinary VM for the rest of the case; see `probe::hold`.
 pub fn hold(context: &mut Context<'_>) -> Result<()> {
     let run = context.l1.start(&Program::new(PROBE).args(["hold"]))?;
@@ -229,10 +271,7 @@ fn accounting() -> Case {
             let script = format!(
                 "b=/bin/busybox
                 td() {{ {PROBE} stress {STRESS_IMAGE} 1 400 accept 0 60 || exit 1; }}
-                left() {{
-                    echo 3 > /proc/sys/vm/drop_caches; $b sleep 3
-                    echo $1 $($b awk '/MemAvailable/ {{ print $2 }}' /proc/meminfo) $($b cat /proc/sys/fs/file-nr)
-                }}
+                {LEFT}
                 td; left BEFORE
                 for i in $($b seq 20); do td; done
                 left AFTER"
@@ -243,36 +282,51 @@ fn accounting() -> Case {
                 "the script ended with {:?}: {output}",
                 end.outcome
             );
-            let before = Left::parse(&output, "BEFORE").context("no figures before")?;
-            let after = Left::parse(&output, "AFTER").context("no figures after")?;
-            let key_ids = witness::host_state(context.l1)?.key_ids_used;
-            context.note(format!("before {before:?}, after {after:?}"));
-            ensure!(key_ids == 0, "{key_ids} key ids are still in use");
-            ensure!(
-                after.files <= before.files,
-                "{} files were open before, {} are now",
-                before.files,
-                after.files
-            );
-            ensure!(
-                after.memory_kib + 4096 >= before.memory_kib,
-                "MemAvailable fell from {} to {} KiB",
-                before.memory_kib,
-                after.memory_kib
-            );
-            Ok(())
+            Left::check(context, &output)
         }),
     }
 }
 
+/// The function `left` of a script, which prints a line for [`Left`].
+pub const LEFT: &str = "left() {
+    echo 3 > /proc/sys/vm/drop_caches; $b sleep 3
+    echo $1 $($b awk '/MemAvailable/ { print $2 }' /proc/meminfo) $($b cat /proc/sys/fs/file-nr)
+}";
+
 /// What L1 has left: MemAvailable, and open files.
 #[derive(Clone, Copy, Debug)]
-struct Left {
+pub struct Left {
     memory_kib: u64,
     files: u64,
 }
 
 impl Left {
+    /// What a script printed as BEFORE and AFTER is the same, and no key id is in use.
+    pub fn check(context: &mut Context<'_>, output: &str) -> Result<()> {
+        let before = Self::parse(output, "BEFORE").context("no figures before")?;
+        let after = Self::parse(output, "AFTER").context("no figures after")?;
+        context.note(format!("before {before:?}, after {after:?}"));
+        if context.l1.is_host() {
+            // Others work on it, too; key ids that leak would have run out.
+            return Ok(());
+        }
+        let key_ids = witness::host_state(context.l1)?.key_ids_used;
+        ensure!(key_ids == 0, "{key_ids} key ids are still in use");
+        ensure!(
+            after.files <= before.files,
+            "{} files were open before, {} are now",
+            before.files,
+            after.files
+        );
+        ensure!(
+            after.memory_kib + 4096 >= before.memory_kib,
+            "MemAvailable fell from {} to {} KiB",
+            before.memory_kib,
+            after.memory_kib
+        );
+        Ok(())
+    }
+
     fn parse(output: &str, label: &str) -> Option<Self> {
         let line = output.lines().find(|line| line.starts_with(label))?;
         let mut words = line.split_whitespace().skip(1);
@@ -288,15 +342,18 @@ impl Left {
 
 /// A TD that QEMU launches.
 #[derive(Clone, Copy, Debug)]
-struct QemuTd {
-    cpus: u32,
-    memory_mib: u64,
+pub struct QemuTd {
+    /// vCPUs.
+    pub cpus: u32,
+    /// Memory.
+    pub memory_mib: u64,
     /// Added to the kernel's command line.
-    words: &'static str,
+    pub words: &'static str,
 }
 
 impl QemuTd {
-    fn command(&self) -> Program {
+    /// The command that launches it.
+    pub fn command(&self) -> Program {
         let object = format!(
             r#"{{"qom-type":"tdx-guest","id":"tdx0","quote-generation-socket":{{"type":"unix","path":"{QUOTE_SOCKET}"}}}}"#
         );
@@ -382,13 +439,26 @@ fn boot_td(context: &mut Context<'_>, td: QemuTd) -> Result<()> {
     Ok(())
 }
 
-/// The guest's report, the witness and the reference agree.
-pub fn check_td(cpus: u32, report: &Report, ended: &EndedTd) -> Result<()> {
+/// What the guest of a TD with OVMF says of itself.
+fn check_report(cpus: u32, report: &Report) -> Result<()> {
     ensure!(
         report.cpus.len() == usize::try_from(cpus)?,
         "the guest sees {} CPUs",
         report.cpus.len()
     );
+    ensure!(
+        report.announcements == td::ANNOUNCEMENTS,
+        "the guest's kernel says only {:?}",
+        report.announcements
+    );
+    let mrtd = report.td_value("mrtd");
+    ensure!(mrtd == Some(OVMF_MRTD), "the guest's MRTD is {mrtd:?}");
+    Ok(())
+}
+
+/// The guest's report, the witness and the reference agree.
+pub fn check_td(cpus: u32, report: &Report, ended: &EndedTd) -> Result<()> {
+    check_report(cpus, report)?;
     ensure!(ended.vcpus == cpus, "the TD had {} vCPUs", ended.vcpus);
     ensure!(ended.end.is_empty(), "the TD died: {}", ended.end);
     ensure!(ended.mrtd == OVMF_MRTD, "MRTD is {}", ended.mrtd);
@@ -478,7 +548,7 @@ fn qemu_plain() -> Case {
             context.l1.wait_for(run, REPORT_END, context.left())?;
             let report = Report::parse(&context.l1.output(run))?;
             ensure!(
-                report.td.is_empty(),
+                report.td.is_empty() && report.announcements.is_empty(),
                 "an ordinary VM says it is a TD: {:?}",
                 report.td
             );

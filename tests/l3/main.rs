@@ -1,5 +1,7 @@
 //! Lane L3: unmodified Debian kernels under the VMM, in an L1 with KVM that needs no hardware
 //! virtualization. Run it by `cargo xtask test --lane L3`.
+//!
+//! The TD cases are lane L4, too, on a host that has TDX itself: `cargo xtask test --lane tdx`.
 
 mod boot;
 mod console;
@@ -7,9 +9,14 @@ mod disk;
 mod emtdx;
 mod endings;
 mod guests;
+mod host;
 mod oracle;
 mod serial;
 mod td;
+mod td_cases;
+mod td_memory;
+mod td_shapes;
+mod td_shim;
 
 use std::process::ExitCode;
 
@@ -18,23 +25,42 @@ use tdvmm_tests::harness::{self, Case, Options};
 
 fn main() -> Result<ExitCode> {
     let options = Options::parse(std::env::args().skip(1))?;
+    if options.on_host() {
+        let passed = harness::run_on_host("lane L4", &td_cases(), &options, &emtdx::HOST)?;
+        return Ok(exit_code(passed));
+    }
     let cases: Vec<Case> = [
         boot::cases(),
         endings::cases(),
         serial::cases(),
         oracle::cases(),
         emtdx::cases(),
-        td::cases(),
         disk::cases(),
         console::cases(),
+        td_memory::cases(),
+        td_shim::cases(),
+        host::cases(),
+        td_cases(),
     ]
     .into_iter()
     .flatten()
     .collect();
     let passed = harness::run("lane L3", &cases, &options)?;
-    Ok(if passed {
+    Ok(exit_code(passed))
+}
+
+/// The cases that need TDX and nothing else of the testbed.
+fn td_cases() -> Vec<Case> {
+    [td::cases(), td_cases::cases(), td_shapes::cases()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn exit_code(passed: bool) -> ExitCode {
+    if passed {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    })
+    }
 }

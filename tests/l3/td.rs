@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use tdvmm_tests::fixture::install::{FIRMWARE_BLANK, FIRMWARE_GENERIC};
-use tdvmm_tests::fixture::witness;
 use tdvmm_tests::guest::{self, MARKER, REPORT_END, Report, Then};
 use tdvmm_tests::harness::{Case, Context, Tier};
 use tdvmm_tests::l1::{Outcome, Program};
@@ -35,6 +34,11 @@ fn tdvmm(firmware: &str, cpus: u32) -> Program {
         .args(["--memory", "size=512M", "--serial", "tty"])
 }
 
+/// `tdvmm` with the TD that boots Debian's kernel.
+pub fn td_program(cpus: u32) -> Program {
+    tdvmm(FIRMWARE_BLANK, cpus).args(["--platform", "tdx=on"])
+}
+
 fn case(
     name: &str,
     tier: Tier,
@@ -54,14 +58,12 @@ fn case(
 fn td(name: &str, tier: Tier, cpus: u32) -> Case {
     case(name, tier, move |context| {
         emtdx::hold(context)?;
-        witness::take_ended(context.l1)?;
+        emtdx::ended(context)?;
         let expected = format!("mrtd={OVMF_MRTD}");
         let program =
             tdvmm(FIRMWARE_BLANK, cpus).args(["--platform", "tdx=on", "--expect", &expected]);
         let report = boot(context, &program)?;
-        let ended = witness::take_ended(context.l1)?;
-        ensure!(ended.len() == 1, "{} TDs ended, not one", ended.len());
-        emtdx::check_td(cpus, &report, &ended[0])
+        emtdx::check_booted(context, cpus, &report)
     })
 }
 
@@ -79,13 +81,13 @@ fn ovmf(name: &str, cpus: u32) -> Case {
 /// Another MRTD than the expected one: nothing is started, and the exit code says why.
 fn unexpected_mrtd() -> Case {
     case("td-unexpected-mrtd", Tier::Representative, |context| {
-        witness::take_ended(context.l1)?;
+        emtdx::ended(context)?;
         let other = format!("mrtd={}", "00".repeat(48));
         let program = tdvmm(FIRMWARE_BLANK, 1).args(["--platform", "tdx=on", "--expect", &other]);
         let run = context.l1.start(&program)?;
         let end = context.l1.wait_end(run, context.left())?;
         ensure!(end.outcome == Outcome::Exited(162), "{:?}", end.outcome);
-        ensure!(witness::take_ended(context.l1)?.is_empty(), "a TD was made");
+        ensure!(emtdx::ended(context)?.is_empty(), "a TD was made");
         Ok(())
     })
 }

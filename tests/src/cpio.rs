@@ -4,7 +4,10 @@
 //! content gives the same bytes.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::{self, Permissions};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -61,6 +64,28 @@ impl Archive {
             entry.device = device;
         }
         self
+    }
+
+    /// Puts folders, files and links into a folder, as the kernel would; devices are left out.
+    pub fn unpack(&self, dir: &Path) -> Result<()> {
+        for (path, entry) in &self.entries {
+            let to = dir.join(path);
+            let context = || format!("cannot make {}", to.display());
+            match entry.mode & 0o170_000 {
+                DIRECTORY => fs::create_dir_all(&to).with_context(context)?,
+                FILE => {
+                    fs::write(&to, &entry.content).with_context(context)?;
+                    let mode = Permissions::from_mode(entry.mode & 0o7777);
+                    fs::set_permissions(&to, mode).with_context(context)?;
+                }
+                SYMLINK => {
+                    let target = OsStr::from_bytes(&entry.content);
+                    symlink(target, &to).with_context(context)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn insert(&mut self, path: &str, mode: u32, content: Vec<u8>) -> &mut Self {

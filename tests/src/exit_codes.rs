@@ -20,3 +20,11 @@ pub const BAD_CONFIG: i32 = 152;
 pub const BAD_ARGUMENTS: i32 = 153;
 /// Ended by SIGTERM.
 pub const SIGTERM: i32 = 128 + 15;
+/// A step of the launch of a TD failed.
+pub const TD_LAUNCH_FAILED: i32 = 161;
+/// The TD reported a fatal error.
+pub const TD_FATAL: i32 = 163;
+/// No TDX key id is free.
+pub const TD_NO_KEY_ID: i32 = 165;
+/// KVM gave the TD up.
+pub const TD_DEAD: i32 = 166;

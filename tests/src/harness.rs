@@ -4,18 +4,24 @@
 //! A case is a function from a session to a result. It fails if it returns an error, if it outlives
 //! its deadline, or if L1's kernel reports trouble meanwhile. It is never run a second time to see
 //! whether it passes then. After a case that broke L1, the next one gets a new L1, and that is said.
+//!
+//! Lane L4 runs cases of lane L3 on a host with TDX: the session, the files and the paths are the same, and what was L1
+//! is a folder ([`Machine::on_host`]).
 #![expect(clippy::print_stdout, reason = "prints results as a test runner does")]
 
 use std::cell::Cell;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail, ensure};
+use serde::Deserialize;
 
 use crate::debian::Packages;
 use crate::l1::{L1, Machine};
+use crate::programs;
 
 /// Series of the kernel of L1.
 pub const L1_KERNEL: &str = "7.2";
@@ -67,12 +73,21 @@ pub struct Context<'a> {
     notes: Vec<String>,
 }
 
+/// Something is missing here that nobody promised, which shows while a machine is built or a case runs: the cases are
+/// ignored with this reason, neither passed nor failed.
+#[derive(Debug)]
+pub struct Unmet {
+    need: &'static str,
+    reason: String,
+}
+
 /// What the command line asks for.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     filters: Vec<String>,
     exact: bool,
     full: bool,
+    on_host: bool,
     list: bool,
     keep_logs: bool,
     count: Option<u32>,
@@ -85,6 +100,21 @@ struct Tally {
     ignored: u32,
     filtered: usize,
 }
+
+impl Unmet {
+    /// `need` is what `TDVMM_REQUIRE` calls it.
+    pub fn new(need: &'static str, reason: String) -> Self {
+        Self { need, reason }
+    }
+}
+
+impl std::fmt::Display for Unmet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for Unmet {}
 
 impl Context<'_> {
     /// Time until the deadline of the case, for the waits in it.
@@ -99,7 +129,12 @@ impl Context<'_> {
 }
 
 impl Options {
-    /// Reads `[FILTER…] [--exact] [--full] [--list] [--keep-logs] [--count N]`.
+    /// Whether lane L4 is meant.
+    pub fn on_host(&self) -> bool {
+        self.on_host
+    }
+
+    /// Reads `[FILTER…] [--exact] [--full] [--on-host] [--list] [--keep-logs] [--count N]`.
     pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Self> {
         let mut options = Self::default();
         let mut arguments = arguments.into_iter();
@@ -107,6 +142,7 @@ impl Options {
             match argument.as_str() {
                 "--exact" => options.exact = true,
                 "--full" => options.full = true,
+                "--on-host" => options.on_host = true,
                 "--list" => options.list = true,
                 "--keep-logs" => options.keep_logs = true,
                 "--count" => {
@@ -135,8 +171,49 @@ impl Options {
     }
 }
 
-/// Runs the selected cases; true if none failed.
+/// Runs the selected cases in the testbed; true if none failed.
 pub fn run(lane: &str, cases: &[Case], options: &Options) -> Result<bool> {
+    run_by(lane, cases, options, |selected, tally| match available() {
+        Ok(packages) => run_groups(&packages, selected, options, tally),
+        Err(error) => ignore_all(
+            selected,
+            "testbed",
+            &format!("no testbed: {error:#}"),
+            tally,
+        ),
+    })
+}
+
+/// Runs the selected cases on this host, which has to have TDX, in the one folder that `kind` makes.
+pub fn run_on_host(
+    lane: &str,
+    cases: &[Case],
+    options: &Options,
+    kind: &MachineKind,
+) -> Result<bool> {
+    run_by(lane, cases, options, |selected, tally| {
+        if let Err(error) = tdx_is_ready() {
+            let reason = format!("no TDX on this host: {error:#}");
+            return ignore_all(selected, "tdx", &reason, tally);
+        }
+        let result = Packages::open().and_then(|packages| {
+            let machine = assemble(&packages, kind, selected)?;
+            run_group(&machine, selected, options, tally);
+            Ok(())
+        });
+        if let Err(error) = result {
+            let fail = |case: &&Case| tally.fail(case, &error, Duration::ZERO, None);
+            selected.iter().for_each(fail);
+        }
+    })
+}
+
+fn run_by(
+    lane: &str,
+    cases: &[Case],
+    options: &Options,
+    run: impl FnOnce(&[&Case], &mut Tally),
+) -> Result<bool> {
     let selected: Vec<&Case> = cases.iter().filter(|c| options.selects(c)).collect();
     if options.list {
         cases.iter().for_each(|c| println!("{}: test", c.name));
@@ -159,9 +236,8 @@ pub fn run(lane: &str, cases: &[Case], options: &Options) -> Result<bool> {
     };
     println!("\nrunning {} tests", selected.len());
     let begin = Instant::now();
-    match available() {
-        Ok(packages) => run_groups(&packages, &selected, options, &mut tally),
-        Err(error) => ignore_all(&selected, &format!("no testbed: {error:#}"), &mut tally),
+    if !selected.is_empty() {
+        run(&selected, &mut tally);
     }
     tally.print(options, begin.elapsed());
     Ok(tally.failed.is_empty())
@@ -182,11 +258,12 @@ fn run_groups(packages: &Packages, cases: &[&Case], options: &Options, tally: &m
             .collect();
         match assemble(packages, kind, &group) {
             Ok(machine) => run_group(&machine, &group, options, tally),
-            Err(error) => {
-                group
+            Err(error) => match error.downcast_ref::<Unmet>() {
+                Some(unmet) => ignore_all(&group, unmet.need, &unmet.reason, tally),
+                None => group
                     .iter()
-                    .for_each(|case| tally.fail(case, &error, Duration::ZERO, None));
-            }
+                    .for_each(|case| tally.fail(case, &error, Duration::ZERO, None)),
+            },
         }
     }
 }
@@ -199,6 +276,25 @@ fn available() -> Result<Packages> {
     packages.kernel(L1_KERNEL)?.deb("image")?;
     packages.kernel(L1_KERNEL)?.deb("modules")?;
     Ok(packages)
+}
+
+/// `tdvmm check` says so, and of no emulation.
+fn tdx_is_ready() -> Result<()> {
+    #[derive(Deserialize)]
+    struct Finding {
+        level: String,
+        what: String,
+    }
+    let check = Command::new(programs::build(programs::TDVMM)?)
+        .args(["check", "--json"])
+        .output()?;
+    let findings: Vec<Finding> = serde_json::from_slice(&check.stdout)?;
+    let failed = findings.iter().find(|finding| finding.level == "fail");
+    let emulated = findings.iter().find(|f| f.what.contains("emulat"));
+    match failed.or(emulated) {
+        Some(finding) => bail!("{}", finding.what),
+        None => Ok(()),
+    }
 }
 
 fn assemble<'a>(
@@ -256,7 +352,10 @@ fn run_group(machine: &Machine<'_>, cases: &[&Case], options: &Options, tally: &
         let healthy = settled.is_ok();
         match result.and(settled.and_then(|t| refuse_troubles(&t))) {
             Ok(()) => tally.pass(case, begin.elapsed(), &notes),
-            Err(error) => tally.fail(case, &error, begin.elapsed(), log.as_deref()),
+            Err(error) => match error.downcast_ref::<Unmet>() {
+                Some(unmet) => ignore_all(&[case], unmet.need, &unmet.reason, tally),
+                None => tally.fail(case, &error, begin.elapsed(), log.as_deref()),
+            },
         }
         if killed {
             // The case meant to; the next one gets a new L1.
@@ -298,18 +397,17 @@ fn keep_log(machine: &Machine<'_>, case: &Case, l1: &L1, wanted: bool) -> Option
     let number = NUMBER.replace(NUMBER.get() + 1);
     let path = machine
         .log_folder
-        .join(format!("{number:03}-{}.log", case.name));
+        .join(format!("{number:03}-{}.log", case.name.replace('/', "-")));
     fs::write(&path, l1.transcript()).ok().map(|()| path)
 }
 
 /// Cases whose needs are not met: ignored with the reason, failed if the needs were required.
-fn ignore_all(cases: &[&Case], reason: &str, tally: &mut Tally) {
+fn ignore_all(cases: &[&Case], need: &str, reason: &str, tally: &mut Tally) {
     for case in cases {
-        if required("testbed") {
+        if required(need) {
             tally.fail(case, &anyhow!("{reason}"), Duration::ZERO, None);
         } else {
-            println!("test {} ... ignored, {reason}", case.name);
-            tally.ignored += 1;
+            tally.ignore(case, reason);
         }
     }
 }
@@ -324,6 +422,11 @@ impl Tally {
         println!("test {} ... ok ({:.1} s)", case.name, time.as_secs_f64());
         notes.iter().for_each(|note| println!("    note: {note}"));
         self.passed += 1;
+    }
+
+    fn ignore(&mut self, case: &Case, reason: &str) {
+        println!("test {} ... ignored, {reason}", case.name);
+        self.ignored += 1;
     }
 
     fn fail(&mut self, case: &Case, error: &anyhow::Error, time: Duration, log: Option<&Path>) {

@@ -26,7 +26,7 @@ pub fn lab(packages: &Packages, share: &Path) -> Result<()> {
     // KVM in the lab launches TDs, too.
     let fixture = Fixture::open(packages, L1_KERNEL)?;
     fixture.install(packages, &mut machine)?;
-    let initramfs = guest::td_initramfs(packages, L1_KERNEL, &fixture.selftest())?;
+    let initramfs = guest::td_initramfs(packages, L1_KERNEL, Some(&fixture.selftest()))?;
     machine.archive().file("/tdx/initramfs", 0o644, initramfs);
     machine.share(&share.canonicalize()?);
     let mut l1 = machine.boot()?;

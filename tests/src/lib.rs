@@ -12,6 +12,7 @@
 //! - [`guest`]: the initramfs of the guests that the VMM under test boots, and what it reports.
 //! - [`native`]: guests in assembly on this machine's own KVM, for lane L2 and the bench.
 //! - [`harness`]: cases, their order, deadlines and results.
+//! - [`shim`]: a firmware that keeps TD-Shim's contract.
 //! - [`demo`], [`lab`]: the testbed by hand.
 //!
 //! Names: L0 is this machine, L1 the emulated machine whose kernel has KVM, L2 the guest of the VMM
@@ -34,6 +35,7 @@ pub mod native;
 pub mod probe;
 pub mod programs;
 pub mod qemu;
+pub mod shim;
 pub mod unpacked;
 
 /// One line about what the testbed is doing, on standard error.

@@ -8,7 +8,7 @@ use tdvmm_tdx::params::Identity;
 
 use crate::config::{
     ConfigError, Machine, PayloadConfig, VmConfig, parse_console, parse_cpus, parse_disk,
-    parse_memory, parse_platform, parse_rng, parse_serial,
+    parse_memory, parse_platform, parse_restore, parse_rng, parse_serial,
 };
 
 /// How a machine is launched, beside what it is.
@@ -70,16 +70,19 @@ pub struct Cli {
     )]
     cmdline: Vec<String>,
 
-    /// Virtual processors: boot=N[,topology=SOCKETS:CORES:THREADS][,tsc_khz=N]  [default: boot=1]
+    /// Virtual processors: boot=N[,max=N][,topology=SOCKETS:CORES:THREADS][,tsc_khz=N]
+    /// [,affinity=VCPU@CPUS:VCPU@CPUS], CPUS such as 1-3+6  [default: boot=1]
     #[arg(long, value_name = "boot=N", conflicts_with = "config")]
     cpus: Option<String>,
 
-    /// Guest memory: size=N with an optional K, M, G or T  [default: size=512M]
+    /// Guest memory: size=N with an optional K, M, G or T, and prefault=on to have all of it provided
+    /// before the guest starts  [default: size=512M]
     #[arg(long, value_name = "size=N", conflicts_with = "config")]
     memory: Option<String>,
 
     /// Kind of machine: tdx=on for a Trust Domain, with attributes=, sept_ve_disable=, xfam=, gpaw=,
-    /// mrconfigid=, mrowner= and mrownerconfig= (96 hex digits, base64 or @file)
+    /// mrconfigid=, mrowner= and mrownerconfig= (96 hex digits, base64 or @file); where the host reports
+    /// them, debug=, perfmon=, pks=, migratable=, migtd_hash=, num_l2_vms=, l2bios=, vtpm_path=
     #[arg(long, value_name = "tdx=on", conflicts_with = "config")]
     platform: Option<String>,
 
@@ -99,6 +102,10 @@ pub struct Cli {
     /// Virtio entropy device: on or off  [default: off]
     #[arg(long, value_name = "on", conflicts_with = "config")]
     rng: Option<String>,
+
+    /// Start from a snapshot: source_url=URL
+    #[arg(long, value_name = "source_url=URL", conflicts_with = "config")]
+    restore: Option<String>,
 
     /// Read the machine from a JSON file instead of from options
     #[arg(long, value_name = "FILE")]
@@ -225,6 +232,7 @@ impl Cli {
                 .map(parse_rng)
                 .transpose()?
                 .unwrap_or_default(),
+            restore: self.restore.as_deref().map(parse_restore).transpose()?,
         })
     }
 }

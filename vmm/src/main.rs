@@ -8,9 +8,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use tdvmm::cli::{Cli, Command};
 use tdvmm::config::validate;
-use tdvmm::ending::{BAD_ARGUMENTS, BAD_CONFIG, HOST_ERROR, TDX_NOT_READY};
+use tdvmm::ending::{BAD_ARGUMENTS, BAD_CONFIG, Ending, HOST_ERROR, TDX_NOT_READY};
 use tdvmm::machine::run::Prepared;
 use tdvmm::observe::log;
+use tdvmm::plan::secure_boot::Doubt;
 use tdvmm::serial::terminal;
 use tdvmm::{heap, host_check};
 use tdvmm_firmware::inspect;
@@ -56,9 +57,19 @@ fn main() -> ExitCode {
     if cli.print_plan {
         return print_plan(&prepared);
     }
+    let doubt = prepared.plan.secure_boot;
+    match doubt {
+        Some(doubt @ Doubt::Unsigned) => ::log::warn!("--kernel: {doubt}; {}", doubt.remedy()),
+        Some(doubt) => ::log::info!("--kernel: {doubt}; {}", doubt.remedy()),
+        None => {}
+    }
     match prepared.run() {
         Ok(ending) => {
-            say(&ending.to_string());
+            // A kernel that was started would have switched the machine off.
+            match doubt.filter(|_| ending != Ending::PowerOff) {
+                Some(doubt) => say(&format!("{ending}; {doubt}: {}", doubt.remedy())),
+                None => say(&ending.to_string()),
+            }
             ExitCode::from(ending.exit_code())
         }
         Err(error) => fail(&error, error.exit_code()),

@@ -1,4 +1,4 @@
-//! The measurement that a TD starts with (MRTD), as the TDX module computes it.
+//! The measurements of a TD, as the TDX module computes them: MRTD, with which it starts, and the RTMRs.
 //!
 //! MRTD is the SHA-384 of what the module was told: 128 bytes for each page added, and for each 256
 //! bytes of a measured page 128 bytes and the 256 bytes themselves. Page contents that are not
@@ -11,12 +11,14 @@
 mod digest;
 mod log;
 mod mrtd;
+mod rtmr;
 
 use tdvmm_arch::GpaRange;
 
 pub use digest::Digest;
 pub use log::{LogEntry, MeasurementLog, ReplayError};
 pub use mrtd::{MrtdBuilder, Order, RegionShapeError, mrtd};
+pub use rtmr::Rtmr;
 
 use serde::Serialize;
 

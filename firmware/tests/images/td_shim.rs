@@ -1,9 +1,10 @@
 //! Direct boot by TD-Shim.
 
+use sha2::{Digest as _, Sha384};
 use tdvmm_arch::Gpa;
 use tdvmm_arch::acpi::{self, AcpiInput};
 use tdvmm_firmware::image::{Contents, Image};
-use tdvmm_firmware::td_shim::{DirectBootError, PayloadInfo, acpi_tables, direct_boot};
+use tdvmm_firmware::td_shim::{DirectBootError, PayloadInfo, acpi_tables, direct_boot, rtmrs};
 
 use crate::synthetic::{self, Lead};
 
@@ -68,6 +69,10 @@ fn tables_for_hand_off_blocks_are_whole_and_without_root() {
             table.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)),
             0
         );
+        // X_DSDT (ACPI 6.5, 5.2.9): TD-Shim sets the field of 32 bits alone.
+        if table.starts_with(b"FACP") {
+            assert_eq!(table[140..148], [0; 8]);
+        }
     }
 }
 
@@ -180,4 +185,55 @@ fn image_that_takes_no_kernel_is_refused() {
     assert_eq!(refusal(&synthetic::shim_elf_in_bfv()), no_payload);
     let rows = synthetic::shim_payload_section(1);
     assert_eq!(refusal(&rows), DirectBootError::Occupied);
+}
+
+/// A register after `events`, as one would write it down: each event's digest after the value before it.
+fn register(events: &[&[u8]]) -> [u8; 48] {
+    events.iter().fold([0; 48], |value, event| {
+        let both = [&value[..], &Sha384::digest(event)[..]].concat();
+        Sha384::digest(both).into()
+    })
+}
+
+#[test]
+fn registers_take_blocks_kernel_and_command_line_with_their_zeros() {
+    let separator = [0; 4];
+    let mut payload = bzimage(0x8000);
+    let mut parameters = b"quiet\0".to_vec();
+    let kernel = payload.clone();
+    payload.resize(0x200_0000, 0);
+    parameters.resize(0x1000, 0);
+    let without = register(&[&separator, &parameters]);
+    for (attributes, second) in [
+        (0, register(&[&separator, &payload, &parameters])),
+        // A payload in MRTD is in no other register.
+        (1, without),
+    ] {
+        let mut rows = synthetic::shim_boot_kernel();
+        for row in rows.iter_mut().filter(|row| row.kind == 5) {
+            row.attributes = attributes;
+        }
+        let file = synthetic::image(SHIM_LEN, Lead::Both, &rows);
+        let image = Image::parse(&file).unwrap();
+        let boot = direct_boot(&image, &kernel, "quiet", None).unwrap();
+        let contents = Contents {
+            hob: Some(b"blocks"),
+            payload: Some(&boot.payload),
+            payload_param: Some(&boot.parameters),
+        };
+        let regions = image.regions(&contents).unwrap();
+        let values = rtmrs(&image, &regions)
+            .unwrap()
+            .map(|value| *value.as_bytes());
+        let first = register(&[b"blocks", &separator]);
+        assert_eq!(values, [first, second, [0; 48], [0; 48]]);
+    }
+}
+
+#[test]
+fn registers_of_an_image_without_a_kernel_are_not_known() {
+    let file = synthetic::image(SHIM_LEN, Lead::Both, &synthetic::shim_elf_in_bfv());
+    let image = Image::parse(&file).unwrap();
+    let regions = image.regions(&Contents::default()).unwrap();
+    assert!(rtmrs(&image, &regions).is_none());
 }

@@ -18,6 +18,9 @@ const R13: usize = 13;
 /// R14, R15, RBX, RDI, RSI, R8, R9, RDX: where the text is, in this order.
 const TEXT: [usize; 8] = [14, 15, 3, 7, 6, 8, 9, 2];
 const ADDRESS_VALID: u64 = 1 << 63;
+/// What marks an address as shared, for either width of addresses. The wider one comes first, as RAM may reach
+/// beyond bit 47 with it. KVM hands the register over as it is.
+const SHARED: [u64; 2] = [1 << 51, 1 << 47];
 
 /// A fatal error as the guest reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,8 +45,10 @@ impl FatalReport {
             .flat_map(|number| register(*number).to_le_bytes())
             .collect();
         let code = register(R12);
+        let address = register(R13);
+        let mark = SHARED.into_iter().find(|bit| address & bit != 0);
         let page = (code & ADDRESS_VALID != 0)
-            .then_some(Gpa(register(R13)))
+            .then_some(Gpa(address & !mark.unwrap_or(0)))
             .filter(|page| page.is_aligned(PAGE_SIZE));
         Self {
             code: code & !ADDRESS_VALID,
@@ -144,6 +149,16 @@ mod tests {
         assert_eq!(page(ADDRESS_VALID | 3, 0x8000), Some(Gpa(0x8000)));
         assert_eq!(page(3, 0x8000), None);
         assert_eq!(page(ADDRESS_VALID, 0x8001), None);
+    }
+
+    #[test]
+    fn page_is_named_without_the_mark_of_shared_memory() {
+        let page = |address| FatalReport::decode(&report(&[0; 64], ADDRESS_VALID, address)).page;
+        assert_eq!(page(1 << 47 | 0x8000), Some(Gpa(0x8000)));
+        assert_eq!(
+            page(1 << 51 | 1 << 47 | 0x8000),
+            Some(Gpa(1 << 47 | 0x8000))
+        );
     }
 
     #[test]

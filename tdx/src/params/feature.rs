@@ -16,8 +16,8 @@ pub enum TdFeature {
     Perfmon,
     /// Supervisor protection keys.
     Pks,
-    /// Migration, and snapshots, which are a migration to a file.
-    Migration,
+    /// Starting from a snapshot, which is a migration from a file.
+    Snapshot,
     /// Virtual machines inside the TD (TD partitioning).
     L2Vms,
     /// A BIOS for those virtual machines.
@@ -35,6 +35,8 @@ pub enum TdFeature {
 /// How a host would show that it has a feature.
 enum Sign {
     Attribute(TdAttributes),
+    /// An attribute, and then calls that this program does not know.
+    AttributeAndCalls(TdAttributes, &'static str),
     /// `kvm_tdx_init_vm` has no field for it; a kernel that has one would say so in the words of
     /// CAPABILITIES that are reserved now.
     NoField(&'static str),
@@ -48,7 +50,10 @@ impl TdFeature {
             Self::Debug => Sign::Attribute(TdAttributes::DEBUG),
             Self::Perfmon => Sign::Attribute(TdAttributes::PERFMON),
             Self::Pks => Sign::Attribute(TdAttributes::PKS),
-            Self::Migration => Sign::Attribute(TdAttributes::MIGRATABLE),
+            Self::Snapshot => Sign::AttributeAndCalls(
+                TdAttributes::MIGRATABLE,
+                "importing the state of a TD (TDH.IMPORT)",
+            ),
             Self::L2Vms | Self::L2Bios => Sign::NoField("the number of L2 VMs (num-l2-vms)"),
             Self::ServiceTd | Self::Vtpm => Sign::NoField("binding a service TD"),
             Self::TrustedDevices => Sign::NoField("TDX Connect"),
@@ -60,7 +65,17 @@ impl TdFeature {
     pub(crate) fn refusal(self, caps: &Capabilities) -> Option<Refusal> {
         match self.sign() {
             Sign::Attribute(bit) if caps.attributes.contains(bit) => None,
-            Sign::Attribute(bit) => Some(Refusal::new(
+            Sign::AttributeAndCalls(bit, calls) if caps.attributes.contains(bit) => {
+                Some(Refusal::new(
+                    self.to_string(),
+                    format!(
+                        "KVM_TDX_CAPABILITIES reports TD attribute {bit}, but this tdvmm knows no \
+                         call of KVM for {calls}"
+                    ),
+                    "a newer tdvmm, if the kernel has such a call",
+                ))
+            }
+            Sign::Attribute(bit) | Sign::AttributeAndCalls(bit, _) => Some(Refusal::new(
                 format!("{self} needs TD attribute {bit}"),
                 format!(
                     "KVM_TDX_CAPABILITIES reports supported_attrs {:#x} without it, so this \
@@ -100,7 +115,7 @@ impl fmt::Display for TdFeature {
             Self::Debug => "debugging a TD from outside",
             Self::Perfmon => "performance counters in a TD",
             Self::Pks => "supervisor protection keys in a TD",
-            Self::Migration => "migration or snapshot of a TD",
+            Self::Snapshot => "starting a TD from a snapshot",
             Self::L2Vms => "virtual machines inside a TD",
             Self::L2Bios => "a BIOS for virtual machines inside a TD",
             Self::ServiceTd => "a service TD",
@@ -124,6 +139,17 @@ mod tests {
         assert!(refusal.lacking().contains("supported_attrs 0x10000000"));
         caps.attributes = caps.attributes.with(TdAttributes::PERFMON);
         assert_eq!(TdFeature::Perfmon.refusal(&caps), None);
+    }
+
+    #[test]
+    fn snapshot_is_refused_by_what_is_lacking_at_the_time() {
+        let mut caps = fake::capabilities();
+        let refusal = TdFeature::Snapshot.refusal(&caps).unwrap();
+        assert!(refusal.what().contains("MIGRATABLE (bit 29)"));
+        caps.attributes = caps.attributes.with(TdAttributes::MIGRATABLE);
+        let refusal = TdFeature::Snapshot.refusal(&caps).unwrap();
+        assert!(refusal.lacking().contains("this tdvmm knows no call"));
+        assert!(refusal.remedy().contains("newer tdvmm"));
     }
 
     #[test]

@@ -5,9 +5,9 @@
 /// ask which signals are ignored; a C library of another version may make a few more.
 pub const CALLS: u64 = 106;
 
-/// Bytes of the stripped program. Measured: 2.86 MiB, with TDX, disks and the reports on firmware and host; a
+/// Bytes of the stripped program. Measured: 2.96 MiB, with TDX, disks and the reports on firmware and host; a
 /// quarter of a MiB of it are qcow2 images.
-pub const PROGRAM_BYTES: u64 = 2944 << 10;
+pub const PROGRAM_BYTES: u64 = 3040 << 10;
 
 /// Time in proportion to the floor's.
 pub const RATIO: f64 = 1.5;

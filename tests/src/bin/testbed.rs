@@ -1,4 +1,4 @@
-//! The testbed by hand: `demo`, `lab FOLDER`, `fetch`. Started by `cargo xtask`.
+//! The testbed by hand: `demo td|ordinary`, `lab FOLDER`, `headers`, `fetch`. Started by `cargo xtask`.
 #![expect(clippy::print_stdout, reason = "a command-line program")]
 
 use std::path::Path;
@@ -12,8 +12,14 @@ fn main() -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let packages = Packages::open()?;
     match arguments[..] {
-        ["demo"] => demo::demo(&packages),
+        ["demo", "td"] => demo::td(&packages),
+        ["demo", "ordinary"] => demo::ordinary(&packages),
         ["lab", folder] => lab::lab(&packages, Path::new(folder)),
+        ["headers"] => {
+            let folder = packages.unpack("kernel-headers")?.join("usr/include");
+            println!("{}", folder.display());
+            Ok(())
+        }
         ["fetch"] => {
             packages.fetch_all()?;
             println!(
@@ -22,6 +28,6 @@ fn main() -> Result<()> {
             );
             Ok(())
         }
-        _ => bail!("usage: testbed demo | lab FOLDER | fetch"),
+        _ => bail!("usage: testbed demo td|ordinary | lab FOLDER | headers | fetch"),
     }
 }

@@ -130,8 +130,13 @@ fn report() -> io::Result<String> {
     for line in td::report(&fs::read_to_string("/proc/cmdline")?)? {
         say(line);
     }
-    for line in warnings()? {
-        say(format!("dmesg {line}"));
+    for record in records()? {
+        if let Some(line) = warning(&record) {
+            say(format!("dmesg {line}"));
+        }
+        if let Some(line) = td::announcement(&record) {
+            say(format!("says {line}"));
+        }
     }
     Ok(text)
 }
@@ -179,19 +184,19 @@ fn ram_in_map() -> io::Result<u64> {
     Ok(total)
 }
 
-/// Records of the kernel log that are warnings or worse, as `level text`.
-fn warnings() -> io::Result<Vec<String>> {
+/// All records of the kernel log.
+fn records() -> io::Result<Vec<String>> {
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let mut log = OpenOptions::new()
         .read(true)
         .custom_flags(flags)
         .open("/dev/kmsg")?;
-    let mut lines = Vec::new();
+    let mut records = Vec::new();
     let mut record = [0; 8192];
     loop {
         match log.read(&mut record) {
-            Ok(n) => lines.extend(warning(&String::from_utf8_lossy(&record[..n]))),
-            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(lines),
+            Ok(n) => records.push(String::from_utf8_lossy(&record[..n]).into_owned()),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(records),
             Err(e) => return Err(e),
         }
     }

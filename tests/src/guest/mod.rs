@@ -5,6 +5,7 @@
 //! with `quiet` and says little.
 
 mod dmesg;
+pub mod firmware;
 pub mod init;
 pub mod pattern;
 mod report;
@@ -89,11 +90,13 @@ pub fn initramfs(packages: &Packages) -> Result<Vec<u8>> {
 
 /// The initramfs of guests that are TDs: with the drivers that tell their measurements, and the kernel's own test.
 ///
-/// `selftest` is `tdx_guest_test`, see [`crate::fixture::Fixture::selftest`].
-pub fn td_initramfs(packages: &Packages, series: &str, selftest: &Path) -> Result<Vec<u8>> {
+/// `selftest` is `tdx_guest_test`, see [`crate::fixture::Fixture::selftest`]; where nothing is built there is none.
+pub fn td_initramfs(packages: &Packages, series: &str, selftest: Option<&Path>) -> Result<Vec<u8>> {
     let mut archive = files(packages)?;
     add_modules(&mut archive, packages, series, &["tdx-guest"])?;
-    archive.copy(td::SELFTEST, 0o755, selftest)?;
+    if let Some(selftest) = selftest {
+        archive.copy(td::SELFTEST, 0o755, selftest)?;
+    }
     Ok(archive.to_bytes())
 }
 

@@ -21,6 +21,8 @@ pub struct Report {
     pub interrupts: Vec<String>,
     /// What a TD says of itself, by key: `mrtd`, `rtmr0` and so on in hex, `quote`, `selftest`.
     pub td: Vec<(String, String)>,
+    /// What the kernel says of being in a TD, see [`super::td::ANNOUNCEMENTS`].
+    pub announcements: Vec<String>,
     /// Kernel log records that are warnings or worse.
     pub warnings: Vec<String>,
 }
@@ -75,6 +77,7 @@ impl Report {
                 let (key, value) = value.split_once(' ').unwrap_or((value, ""));
                 self.td.push((key.to_owned(), value.to_owned()));
             }
+            "says" => self.announcements.push(value.to_owned()),
             "dmesg" => self.warnings.push(value.to_owned()),
             _ => {}
         }

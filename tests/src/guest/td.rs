@@ -20,6 +20,17 @@ pub const SELFTEST: &str = "/bin/tdx_guest_test";
 const MEASUREMENTS: &str = "/sys/devices/virtual/misc/tdx_guest/measurements";
 const REPORTS: &str = "/sys/kernel/config/tsm/report";
 
+/// What the kernel says where it runs in a TD.
+pub const ANNOUNCEMENTS: [&str; 2] = [
+    "tdx: Guest detected",
+    "Memory Encryption Features active: Intel TDX",
+];
+
+/// The announcement in a record of the kernel log.
+pub fn announcement(record: &str) -> Option<&'static str> {
+    ANNOUNCEMENTS.into_iter().find(|text| record.contains(text))
+}
+
 /// Loads the modules of the archive, if it has any.
 ///
 /// # Errors

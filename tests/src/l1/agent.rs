@@ -1,13 +1,15 @@
 //! The first process of an L1: sets the machine up, then starts programs and passes on what they
 //! say, as the session asks.
 //!
+//! The same program serves the session on a host that has TDX itself (lane L4), in a folder instead of a machine.
+//!
 //! One thread takes requests; each program or connection has a thread that reads its output and one
 //! that waits for its end. Nothing here decides on a test: that is done on the machine.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::OwnedFd;
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -18,8 +20,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
-use rustix::mount::{MountFlags, mount};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::mount::{MountFlags, mount, mount_bind_recursive};
+use rustix::process::{Pid, Signal, chdir, chroot, kill_process};
 use rustix::pty;
 use rustix::system::{RebootCommand, finit_module, reboot};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -46,17 +48,55 @@ pub fn run() -> io::Result<()> {
     let agent = Agent {
         out: Arc::new(Mutex::new(port.try_clone()?)),
         inputs: HashMap::new(),
-        kernel_log: OpenOptions::new()
-            .read(true)
-            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
-            .open("/dev/kmsg")?,
+        kernel_log: Some(open_kernel_log()?),
     };
     agent.emit(&Event::Up {
         cpus,
         kvm: Path::new("/dev/kvm").exists(),
         troubles,
     })?;
+    agent.serve(&mut port)?;
+    Err(io::Error::other("the session ended"))
+}
+
+/// Runs in the folder `root` of a host, in namespaces of its own for users, mounts and processes; the session is on
+/// the standard streams. Returns when the session ends.
+pub fn run_on_host(root: &Path) -> io::Result<()> {
+    for name in ["dev", "sys", "proc", "tmp", "run"] {
+        fs::create_dir_all(root.join(name))?;
+    }
+    mount_bind_recursive("/dev", root.join("dev"))?;
+    mount_bind_recursive("/sys", root.join("sys"))?;
+    mount("proc", root.join("proc"), "proc", MountFlags::empty(), None)?;
+    chroot(root)?;
+    chdir("/")?;
+    let troubles = install_applets().into_iter().collect();
+    let mut port = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let agent = Agent {
+        out: Arc::new(Mutex::new(File::from(
+            io::stdout().as_fd().try_clone_to_owned()?,
+        ))),
+        inputs: HashMap::new(),
+        // A user may not be allowed to read it.
+        kernel_log: open_kernel_log().ok(),
+    };
+    if let Some(mut log) = agent.kernel_log.as_ref() {
+        // What was said before the first case is no concern of ours.
+        log.seek(SeekFrom::End(0))?;
+    }
+    agent.emit(&Event::Up {
+        cpus: online_cpus(),
+        kvm: Path::new("/dev/kvm").exists(),
+        troubles,
+    })?;
     agent.serve(&mut port)
+}
+
+fn open_kernel_log() -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .open("/dev/kmsg")
 }
 
 fn mount_all() -> Vec<String> {
@@ -144,7 +184,7 @@ struct Agent {
     // Held for one frame at a time.
     out: Arc<Mutex<File>>,
     inputs: HashMap<u32, Input>,
-    kernel_log: File,
+    kernel_log: Option<File>,
 }
 
 struct Input {
@@ -159,10 +199,18 @@ impl Agent {
 
     fn serve(mut self, port: &mut File) -> io::Result<()> {
         while let Some(request) = receive(port)? {
+            if matches!(request, Request::PowerOff) && !Self::serves_a_machine() {
+                return Ok(());
+            }
             let answer = self.act(request).map_err(|e| e.to_string());
             self.emit(&Event::Answer(answer))?;
         }
-        Err(io::Error::other("the session ended"))
+        Ok(())
+    }
+
+    /// A machine can be switched off, a folder on a host cannot.
+    fn serves_a_machine() -> bool {
+        Path::new(SETUP_PATH).exists()
     }
 
     fn act(&mut self, request: Request) -> io::Result<Answer> {
@@ -312,8 +360,11 @@ impl Agent {
     fn read_kernel_log(&mut self) -> io::Result<Vec<String>> {
         let mut lines = Vec::new();
         let mut record = [0; 8192];
+        let Some(log) = &mut self.kernel_log else {
+            return Ok(lines);
+        };
         loop {
-            match self.kernel_log.read(&mut record) {
+            match log.read(&mut record) {
                 Ok(n) => lines.push(String::from_utf8_lossy(&record[..n]).trim_end().to_owned()),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(lines),
                 // Records were overwritten before they were read.

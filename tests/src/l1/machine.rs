@@ -2,11 +2,11 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{env, process};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::protocol::{SETUP_PATH, Setup};
 use super::session::L1;
@@ -26,9 +26,8 @@ const LOCK: &str = "tdvmm-l1.lock";
 #[derive(Debug)]
 pub struct Machine<'a> {
     packages: &'a Packages,
-    qemu: Qemu,
-    image: PathBuf,
-    modules: Modules,
+    /// `None`: no machine, but a folder on a host.
+    emulated: Option<Emulated>,
     wanted: Vec<String>,
     parameters: Vec<(String, String)>,
     archive: Archive,
@@ -46,11 +45,33 @@ pub struct Machine<'a> {
     pub log_folder: PathBuf,
 }
 
+/// What QEMU boots.
+#[derive(Debug)]
+struct Emulated {
+    qemu: Qemu,
+    image: PathBuf,
+    modules: Modules,
+}
+
 impl<'a> Machine<'a> {
+    /// A folder on this host in the place of an L1: the same files at the same paths, and the host's own KVM.
+    pub fn on_host(packages: &'a Packages) -> Result<Self> {
+        Self::with(packages, None)
+    }
+
     /// An L1 with the kernel of a series, KVM, busybox, 3 CPUs and 4 GiB.
     pub fn new(packages: &'a Packages, series: &str) -> Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let kernel = packages.kernel(series)?;
+        let emulated = Emulated {
+            qemu: Qemu::open(packages)?,
+            image: kernel::image(&kernel)?,
+            modules: Modules::of(&kernel)?,
+        };
+        Self::with(packages, Some(emulated))
+    }
+
+    fn with(packages: &'a Packages, emulated: Option<Emulated>) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         let mut archive = Archive::new();
         archive.copy("/init", 0o755, &programs::build(programs::L1_AGENT)?)?;
         let busybox = packages.unpack("busybox")?.join("usr/bin/busybox");
@@ -58,9 +79,7 @@ impl<'a> Machine<'a> {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
             packages,
-            qemu: Qemu::open(packages)?,
-            image: kernel::image(&kernel)?,
-            modules: Modules::of(&kernel)?,
+            emulated,
             wanted: vec!["kvm-amd".to_owned()],
             parameters: Vec::new(),
             archive,
@@ -75,7 +94,7 @@ impl<'a> Machine<'a> {
         })
     }
 
-    /// Where packages come from.
+    /// The packages that it is made of.
     pub fn packages(&self) -> &'a Packages {
         self.packages
     }
@@ -87,7 +106,9 @@ impl<'a> Machine<'a> {
 
     /// Takes another file for a module; it is loaded where the original would be.
     pub fn replace_module(&mut self, name: &str, file: &Path) {
-        self.modules.replace(name, file);
+        if let Some(emulated) = &mut self.emulated {
+            emulated.modules.replace(name, file);
+        }
     }
 
     /// Loads a module, and what it depends on, beside `kvm-amd`.
@@ -103,7 +124,10 @@ impl<'a> Machine<'a> {
 
     /// Puts QEMU into L1, at [`crate::qemu::PATH_IN_L1`].
     pub fn add_qemu(&mut self) -> Result<()> {
-        self.qemu.install(&mut self.archive)
+        match &self.emulated {
+            Some(emulated) => emulated.qemu.install(&mut self.archive),
+            None => bail!("the testbed's QEMU is for L1"),
+        }
     }
 
     /// Puts the image of a kernel into L1.
@@ -139,23 +163,50 @@ impl<'a> Machine<'a> {
     pub fn boot(&self) -> Result<L1> {
         let lock = lock_file(&env::temp_dir().join(LOCK))?;
         fs::create_dir_all(&self.log_folder)?;
+        let Some(emulated) = &self.emulated else {
+            return Ok(self.start_on_host()?.holding(lock));
+        };
         let initramfs = self.log_folder.join("initramfs.cpio");
-        fs::write(&initramfs, self.initramfs()?)
+        fs::write(&initramfs, self.initramfs(emulated)?)
             .with_context(|| format!("cannot write {}", initramfs.display()))?;
-        let result = self.start("console.log", &initramfs).or_else(|error| {
-            crate::say(&format!(
-                "NOTE: L1 did not come up ({error:#}); starting it once more"
-            ));
-            self.start("console-2.log", &initramfs)
-        });
+        let result = self
+            .start(emulated, "console.log", &initramfs)
+            .or_else(|error| {
+                crate::say(&format!(
+                    "NOTE: L1 did not come up ({error:#}); starting it once more"
+                ));
+                self.start(emulated, "console-2.log", &initramfs)
+            });
         // QEMU has read it by the time that the agent speaks.
         let _ = fs::remove_file(&initramfs);
         result.map(|l1| l1.holding(lock))
     }
 
-    fn start(&self, console: &str, initramfs: &Path) -> Result<L1> {
+    /// The agent in a folder with L1's files, in namespaces of its own: whoever may use `/dev/kvm` may do this.
+    fn start_on_host(&self) -> Result<L1> {
+        let root = self.log_folder.join("root");
+        // Left by a session that ended badly; it holds no mount, as those went with their namespace.
+        let _ = fs::remove_dir_all(&root);
+        fs::create_dir_all(&root)?;
+        self.archive.unpack(&root)?;
+        let console = self.log_folder.join("console.log");
+        let errors = File::create(&console)?;
+        let mut command = Command::new("unshare");
+        command
+            .args(["--user", "--map-root-user", "--mount"])
+            .args(["--pid", "--fork", "--kill-child"])
+            .arg(root.join("init"))
+            .arg("--on-host")
+            .arg(&root)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(errors);
+        Ok(L1::launch(command, console)?.marked_on_host())
+    }
+
+    fn start(&self, emulated: &Emulated, console: &str, initramfs: &Path) -> Result<L1> {
         let console = self.log_folder.join(console);
-        let mut command = self.qemu.command();
+        let mut command = emulated.qemu.command();
         command
             .args([
                 "-nodefaults",
@@ -182,7 +233,7 @@ impl<'a> Machine<'a> {
             ])
             .args(["-device", "virtserialport,chardev=agent,name=agent"])
             .arg("-kernel")
-            .arg(&self.image)
+            .arg(&emulated.image)
             .arg("-initrd")
             .arg(initramfs)
             .arg("-append")
@@ -217,14 +268,14 @@ impl<'a> Machine<'a> {
         fixed.into_iter().chain(own).collect::<Vec<_>>().join(" ")
     }
 
-    fn initramfs(&self) -> Result<Vec<u8>> {
+    fn initramfs(&self, emulated: &Emulated) -> Result<Vec<u8>> {
         let mut archive = self.archive.clone();
         let wanted: Vec<&str> = self.wanted.iter().map(String::as_str).collect();
         let mut setup = Setup {
             modules: Vec::new(),
             share: self.share.as_ref().map(|_| "host".to_owned()),
         };
-        for module in self.modules.load_order(&wanted)? {
+        for module in emulated.modules.load_order(&wanted)? {
             let path = format!("{MODULE_FOLDER}/{}.ko", module.name);
             let own = self
                 .parameters

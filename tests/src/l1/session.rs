@@ -65,6 +65,7 @@ pub struct L1 {
     console: PathBuf,
     lock: Option<File>,
     killed: bool,
+    on_host: bool,
     /// How long L1 took to come up.
     pub boot_time: Duration,
     /// CPUs of L1.
@@ -133,6 +134,7 @@ impl L1 {
             console,
             lock: None,
             killed: false,
+            on_host: false,
             boot_time: Duration::ZERO,
             cpus: 0,
         };
@@ -167,6 +169,16 @@ impl L1 {
     pub(super) fn holding(mut self, lock: File) -> Self {
         self.lock = Some(lock);
         self
+    }
+
+    pub(super) fn marked_on_host(mut self) -> Self {
+        self.on_host = true;
+        self
+    }
+
+    /// Whether this is no L1 but a host with TDX, where nothing is emulated and nothing can be injected.
+    pub fn is_host(&self) -> bool {
+        self.on_host
     }
 
     /// Starts a program.

@@ -6,6 +6,7 @@
 //! | L1 | integration tests of the crates (fakes, golden files, corpus replays) |
 //! | L2 | target `l2` of `tdvmm-tests`: hand-written guests on `/dev/kvm` |
 //! | L3 | target `l3` of `tdvmm-tests`: real kernels in the testbed |
+//! | L4 | the TD cases of target `l3` on a host that has TDX |
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
-use crate::cargo::{cargo, list, metadata, run, text};
+use crate::cargo::{cargo, list, metadata, run, testbed, text};
 use crate::output::Counts;
 
 /// A lane of the test plan.
@@ -30,6 +31,9 @@ pub enum Lane {
     L2,
     /// Real kernels in the testbed
     L3,
+    /// TDs on this host's own TDX
+    #[value(alias = "tdx")]
+    L4,
 }
 
 /// What to run.
@@ -56,7 +60,7 @@ struct LaneResult {
 }
 
 impl Lane {
-    const ALL: [Self; 4] = [Self::L0, Self::L1, Self::L2, Self::L3];
+    const ALL: [Self; 5] = [Self::L0, Self::L1, Self::L2, Self::L3, Self::L4];
 
     /// The runs of `cargo test` of this lane, without what selects tests.
     fn commands(self, targets: &[String]) -> Vec<Vec<String>> {
@@ -77,14 +81,14 @@ impl Lane {
                 }
             }
             Self::L2 if has("l2") => vec![words("--package tdvmm-tests --test l2")],
-            Self::L3 if has("l3") => vec![words("--package tdvmm-tests --test l3")],
-            Self::L2 | Self::L3 => vec![],
+            Self::L3 | Self::L4 if has("l3") => vec![words("--package tdvmm-tests --test l3")],
+            Self::L2 | Self::L3 | Self::L4 => vec![],
         }
     }
 }
 
 fn is_lane_target(name: &str) -> bool {
-    matches!(name, "l2" | "l3" | "l4")
+    matches!(name, "l2" | "l3")
 }
 
 /// Runs the lanes and prints the summary.
@@ -150,10 +154,17 @@ fn run_lane(lane: Lane, selection: &Selection, targets: &[String]) -> Result<Lan
     println!("\n== lane {lane:?}");
     let begin = Instant::now();
     let mut counts = Counts::default();
+    let headers = (lane == Lane::L1).then(kernel_headers).flatten();
     for words in lane.commands(targets) {
         let mut command = cargo(["test", "--no-fail-fast"]);
+        if let Some(folder) = &headers {
+            command.env(HEADERS, folder);
+        }
         command.args(words).arg("--").args(&selection.case);
-        if lane == Lane::L3 {
+        if lane == Lane::L4 {
+            command.arg("--on-host");
+        }
+        if matches!(lane, Lane::L3 | Lane::L4) {
             command.args(selection.full.then_some("--full"));
             command.args(selection.keep_logs.then_some("--keep-logs"));
         }
@@ -164,6 +175,19 @@ fn run_lane(lane: Lane, selection: &Selection, targets: &[String]) -> Result<Lan
         counts,
         time: begin.elapsed(),
     })
+}
+
+/// Names the folder with the kernel's headers that crate `tdx` compares its ABI with.
+const HEADERS: &str = "TDVMM_KERNEL_HEADERS";
+
+/// The testbed's headers, unless somebody named others. None where they cannot be had: the tests say so.
+fn kernel_headers() -> Option<String> {
+    if std::env::var_os(HEADERS).is_some() {
+        return None;
+    }
+    let output = testbed("headers").stderr(Stdio::inherit()).output().ok()?;
+    let folder = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| folder.trim().to_owned())
 }
 
 /// Shows and counts the output of one run. A run that fails without a failed test (it did not

@@ -7,6 +7,7 @@ mod cargo;
 mod check;
 mod deny;
 mod edges;
+mod fuzz;
 mod lanes;
 mod output;
 mod unsafe_list;
@@ -58,8 +59,12 @@ enum Task {
         #[arg(long)]
         keep_logs: bool,
     },
-    /// Boot an unmodified Debian kernel under tdvmm and show what it says
-    Demo,
+    /// Launch a TD with an unmodified Debian kernel under tdvmm and show what it measures
+    Demo {
+        /// An ordinary VM instead of a TD
+        #[arg(long)]
+        ordinary: bool,
+    },
     /// Formatting, lints, crate graph, dependency reasons, modules with unsafe code
     Check {
         /// Only this part
@@ -74,6 +79,14 @@ enum Task {
         /// Passed on
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
+    },
+    /// Fuzz what parses foreign bytes, from the committed corpus
+    Fuzz {
+        /// Only these targets
+        target: Vec<String>,
+        /// How long each
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
     },
     /// List the modules with unsafe code
     UnsafeList {
@@ -121,7 +134,11 @@ fn main() -> Result<ExitCode> {
             count,
             keep_logs,
         } => lanes::soak(&case, count, keep_logs),
-        Task::Demo => run(testbed("demo")),
+        Task::Demo { ordinary } => {
+            let mut command = testbed("demo");
+            command.arg(if ordinary { "ordinary" } else { "td" });
+            run(command)
+        }
         Task::Check { part } => check::check(part),
         Task::Deny => deny::deny(),
         Task::Bench { name, arguments } => {
@@ -131,6 +148,7 @@ fn main() -> Result<ExitCode> {
             command.args(["--bin", &bench, "--"]).args(arguments);
             run(command)
         }
+        Task::Fuzz { target, seconds } => fuzz::fuzz(&target, seconds),
         Task::UnsafeList { write } => unsafe_list::list(write),
         Task::Lab { share } => {
             let mut command = testbed("lab");

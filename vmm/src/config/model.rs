@@ -36,6 +36,17 @@ pub struct VmConfig {
     /// Whether there is a virtio entropy device.
     #[serde(default)]
     pub rng: bool,
+    /// A snapshot to start from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreConfig>,
+}
+
+/// A snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreConfig {
+    /// Where it is.
+    pub source_url: String,
 }
 
 /// Firmware, kernel and what they are given.
@@ -90,6 +101,30 @@ pub struct PlatformConfig {
     /// 48 bytes for the owner's configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mrownerconfig: Option<String>,
+    /// Debugging from outside of the TD. This and what follows is for hosts that report it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debug: Option<bool>,
+    /// Performance counters of the TD's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perfmon: Option<bool>,
+    /// Supervisor protection keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pks: Option<bool>,
+    /// Whether the TD may be migrated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migratable: Option<bool>,
+    /// Hash of the migration TD, a service TD, that may be bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migtd_hash: Option<String>,
+    /// Virtual machines inside the TD (TD partitioning).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_l2_vms: Option<u32>,
+    /// A BIOS for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub l2bios: Option<PathBuf>,
+    /// The socket of a virtual TPM that is a service TD.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vtpm_path: Option<PathBuf>,
 }
 
 /// Virtual processors.
@@ -99,20 +134,38 @@ pub struct CpusConfig {
     /// How many there are when the guest starts.
     #[serde(alias = "boot_vcpus")]
     pub boot: u32,
+    /// How many there may be later; without it as many as at the start.
+    #[serde(default, alias = "max_vcpus", skip_serializing_if = "Option::is_none")]
+    pub max: Option<u32>,
     /// How they are arranged; without it, one socket with one core each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topology: Option<TopologyConfig>,
     /// TSC frequency of a TD in kHz, a multiple of 25 MHz; without it the host's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tsc_khz: Option<u32>,
+    /// CPUs of the host that a vCPU may run on; one that is not named runs where the host lets it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub affinity: Vec<AffinityConfig>,
+}
+
+/// Where one vCPU may run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AffinityConfig {
+    /// The vCPU's number.
+    pub vcpu: u32,
+    /// Numbers of the host's CPUs.
+    pub host_cpus: Vec<u32>,
 }
 
 impl Default for CpusConfig {
     fn default() -> Self {
         Self {
             boot: 1,
+            max: None,
             topology: None,
             tsc_khz: None,
+            affinity: Vec::new(),
         }
     }
 }
@@ -134,15 +187,24 @@ pub struct TopologyConfig {
 #[serde(deny_unknown_fields)]
 pub struct MemoryConfig {
     /// RAM in bytes.
+    #[serde(default = "default_size")]
     pub size: ByteSize,
+    /// Whether the host provides all of it before the guest starts.
+    #[serde(default)]
+    pub prefault: bool,
 }
 
 impl Default for MemoryConfig {
     fn default() -> Self {
         Self {
-            size: ByteSize(512 << 20),
+            size: default_size(),
+            prefault: false,
         }
     }
+}
+
+const fn default_size() -> ByteSize {
+    ByteSize(512 << 20)
 }
 
 /// Where the bytes of the first serial port go.

@@ -1,29 +1,43 @@
 //! Option texts of the form `key=value,key=value`.
 //!
-//! A value may stand in double quotes, so that a path may hold a comma. An unknown key, a key given
-//! twice and a key without a value are errors that list the known keys.
+//! A value may stand in double quotes, so that a path may hold a comma. Words of a key may be joined by
+//! `-` as well as `_`. An unknown key, a key given twice and a key without a value are errors that list the
+//! known keys.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::{
-    ConfigError, CpusConfig, MemoryConfig, PlatformConfig, SerialConfig, SerialMode,
-    TopologyConfig, parse_size,
+    AffinityConfig, ConfigError, CpusConfig, MemoryConfig, PlatformConfig, RestoreConfig,
+    SerialConfig, SerialMode, TopologyConfig, parse_size,
 };
 
-/// Reads `boot=N[,topology=sockets:cores:threads]`.
+/// Reads `boot=N[,max=N][,topology=sockets:cores:threads][,tsc_khz=N][,affinity=VCPU@CPUS:VCPU@CPUS]`.
 ///
 /// # Errors
 ///
 /// If the text is not of that form.
 pub fn parse_cpus(text: &str) -> Result<CpusConfig, ConfigError> {
-    let pairs = Pairs::parse("--cpus", text, &["boot", "topology", "tsc_khz"])?;
+    let pairs = Pairs::parse(
+        "--cpus",
+        text,
+        &["boot", "max", "topology", "tsc_khz", "affinity"],
+    )?;
     let mut cpus = CpusConfig::default();
     if let Some(boot) = pairs.get("boot") {
         cpus.boot = pairs.number("boot", boot)?;
     }
+    if let Some(max) = pairs.get("max") {
+        cpus.max = Some(pairs.number("max", max)?);
+    }
     if let Some(khz) = pairs.get("tsc_khz") {
         cpus.tsc_khz = Some(pairs.number("tsc_khz", khz)?);
+    }
+    if let Some(affinity) = pairs.get("affinity") {
+        cpus.affinity = affinity
+            .split(':')
+            .map(|one| parse_affinity(&pairs, one))
+            .collect::<Result<_, _>>()?;
     }
     if let Some(topology) = pairs.get("topology") {
         cpus.topology = Some(parse_topology(&pairs, topology)?);
@@ -32,6 +46,42 @@ pub fn parse_cpus(text: &str) -> Result<CpusConfig, ConfigError> {
         }
     }
     Ok(cpus)
+}
+
+/// The most CPUs that one list may name: as many as a kernel can have.
+const MAX_HOST_CPUS: usize = 8192;
+
+/// Reads `0@1-3+6`: vCPU 0 on CPUs 1, 2, 3 and 6 of the host.
+fn parse_affinity(pairs: &Pairs, text: &str) -> Result<AffinityConfig, ConfigError> {
+    let (vcpu, list) = text.split_once('@').ok_or_else(|| {
+        pairs.problem(format!(
+            "affinity: '{text}' is no VCPU@CPUS; write such as affinity=0@1:1@2-3+6"
+        ))
+    })?;
+    let mut host_cpus = Vec::new();
+    for part in list.split('+') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let first: u32 = pairs.number("affinity", first)?;
+        let last: u32 = pairs.number("affinity", last)?;
+        let count = last.checked_sub(first).map(|more| more as usize);
+        match count {
+            Some(more) if more < MAX_HOST_CPUS - host_cpus.len().min(MAX_HOST_CPUS) => {
+                host_cpus.extend(first..=last);
+            }
+            Some(_) => {
+                return Err(pairs.problem(format!(
+                    "affinity: '{part}' names more than {MAX_HOST_CPUS} CPUs"
+                )));
+            }
+            None => {
+                return Err(pairs.problem(format!("affinity: '{part}' ends before it starts")));
+            }
+        }
+    }
+    Ok(AffinityConfig {
+        vcpu: pairs.number("affinity", vcpu)?,
+        host_cpus,
+    })
 }
 
 fn parse_topology(pairs: &Pairs, text: &str) -> Result<TopologyConfig, ConfigError> {
@@ -66,6 +116,14 @@ pub fn parse_platform(text: &str) -> Result<PlatformConfig, ConfigError> {
         "mrconfigid",
         "mrowner",
         "mrownerconfig",
+        "debug",
+        "perfmon",
+        "pks",
+        "migratable",
+        "migtd_hash",
+        "num_l2_vms",
+        "l2bios",
+        "vtpm_path",
     ];
     let pairs = Pairs::parse("--platform", text, KEYS)?;
     let text = |key| pairs.get(key).map(str::to_owned);
@@ -84,20 +142,47 @@ pub fn parse_platform(text: &str) -> Result<PlatformConfig, ConfigError> {
         mrconfigid: text("mrconfigid"),
         mrowner: text("mrowner"),
         mrownerconfig: text("mrownerconfig"),
+        debug: switch("debug")?,
+        perfmon: switch("perfmon")?,
+        pks: switch("pks")?,
+        migratable: switch("migratable")?,
+        migtd_hash: text("migtd_hash"),
+        num_l2_vms: pairs
+            .get("num_l2_vms")
+            .map(|number| pairs.number("num_l2_vms", number))
+            .transpose()?,
+        l2bios: pairs.get("l2bios").map(PathBuf::from),
+        vtpm_path: pairs.get("vtpm_path").map(PathBuf::from),
     })
 }
 
-/// Reads `size=N[K|M|G|T]`.
+/// Reads `source_url=URL`.
+///
+/// # Errors
+///
+/// If the text is not of that form.
+pub fn parse_restore(text: &str) -> Result<RestoreConfig, ConfigError> {
+    let pairs = Pairs::parse("--restore", text, &["source_url"])?;
+    match pairs.get("source_url") {
+        Some(url) => Ok(RestoreConfig {
+            source_url: url.to_owned(),
+        }),
+        None => Err(pairs.problem("give source_url=, where the snapshot is")),
+    }
+}
+
+/// Reads `size=N[K|M|G|T][,prefault=on|off]`.
 ///
 /// # Errors
 ///
 /// If the text is not of that form.
 pub fn parse_memory(text: &str) -> Result<MemoryConfig, ConfigError> {
-    let pairs = Pairs::parse("--memory", text, &["size"])?;
+    let pairs = Pairs::parse("--memory", text, &["size", "prefault"])?;
     let mut memory = MemoryConfig::default();
     if let Some(size) = pairs.get("size") {
         memory.size = parse_size(size).map_err(|problem| pairs.problem(problem))?;
     }
+    memory.prefault = pairs.optional_switch("prefault")?.unwrap_or(false);
     Ok(memory)
 }
 
@@ -158,7 +243,7 @@ impl<'a> Pairs<'a> {
     pub(super) fn parse(
         option: &'static str,
         text: &'a str,
-        known: &[&str],
+        known: &'a [&'a str],
     ) -> Result<Self, ConfigError> {
         let mut found = Self {
             option,
@@ -171,10 +256,11 @@ impl<'a> Pairs<'a> {
                 let problem = format!("'{item}' is no key=value; keys are {}", known_keys());
                 return Err(found.problem(problem));
             };
-            if !known.contains(&key) {
+            let joined = key.replace('-', "_");
+            let Some(&key) = known.iter().find(|known| **known == joined) else {
                 let problem = format!("unknown key '{key}'; keys are {}", known_keys());
                 return Err(found.problem(problem));
-            }
+            };
             if found.get(key).is_some() {
                 return Err(found.problem(format!("key '{key}' is given twice")));
             }
@@ -273,13 +359,21 @@ mod tests {
         let text = message(parse_cpus("boots=2"));
         assert_eq!(
             text,
-            "--cpus boots=2: unknown key 'boots'; keys are boot, topology, tsc_khz"
+            "--cpus boots=2: unknown key 'boots'; keys are boot, max, topology, tsc_khz, affinity"
         );
         assert!(message(parse_cpus("boot=2,boot=3")).contains("given twice"));
         assert!(message(parse_memory("512M")).contains("keys are size"));
         assert!(
             message(parse_memory("size=12Q")).starts_with("--memory size=12Q: '12Q' is no size")
         );
+    }
+
+    #[test]
+    fn words_of_a_key_may_be_joined_either_way() {
+        let platform = parse_platform("tdx=on,num-l2-vms=2,sept-ve-disable=on").unwrap();
+        assert_eq!(platform.num_l2_vms, Some(2));
+        assert_eq!(platform.sept_ve_disable, Some(true));
+        assert!(message(parse_platform("num_l2_vms=2,num-l2-vms=3")).contains("given twice"));
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! What belongs to a TD, checked as far as that can be done without the host.
 
 use serde::Serialize;
+use tdvmm_arch::Gpa;
+use tdvmm_arch::cpuid::CpuidTable;
 use tdvmm_tdx::params::{
-    Gpaw, Identities, Identity, IdentityError, TdAttributes, TscFrequency, Xfam, XfamChoice,
+    Gpaw, Identities, Identity, IdentityError, TdAttributes, TdFeature, TdRequest, TscFrequency,
+    Xfam, XfamChoice,
 };
 
-use super::{ConfigError, CpusConfig, PlatformConfig};
+use super::features;
+use super::{ConfigError, CpusConfig, PlatformConfig, VmConfig};
 
 /// What is wanted of a TD.
 #[derive(Clone, Debug)]
@@ -20,16 +24,17 @@ pub struct TdOptions {
     pub identities: Identities,
     /// TSC frequency.
     pub tsc: Option<TscFrequency>,
+    /// What goes beyond the plain TD; the host has to report it.
+    pub features: Vec<TdFeature>,
 }
 
 impl TdOptions {
     /// Reads the options of a TD; `None` for an ordinary VM, which takes none of them.
-    pub(super) fn new(
-        platform: &PlatformConfig,
-        cpus: &CpusConfig,
-    ) -> Result<Option<Self>, ConfigError> {
+    pub(super) fn new(config: &VmConfig) -> Result<Option<Self>, ConfigError> {
+        let (platform, cpus) = (&config.platform, &config.cpus);
         if !platform.tdx {
             refuse_without_td(platform, cpus)?;
+            features::refuse_without_td(config)?;
             return Ok(None);
         }
         let identity = |key, text: Option<&String>| match text {
@@ -38,7 +43,7 @@ impl TdOptions {
                 .map_err(|error| wrong(key, text, &chain(&error))),
         };
         Ok(Some(Self {
-            attributes: attributes(platform)?,
+            attributes: attributes(platform)?.with(features::attributes(platform)),
             xfam: xfam(platform)?,
             gpaw: platform.gpaw.map(gpaw).transpose()?,
             identities: Identities {
@@ -47,7 +52,21 @@ impl TdOptions {
                 mrownerconfig: identity("mrownerconfig", platform.mrownerconfig.as_ref())?,
             },
             tsc: cpus.tsc_khz.map(tsc).transpose()?,
+            features: features::beyond_attributes(config)?,
         }))
+    }
+
+    /// What is asked of a host for a TD with the vCPUs of `cpuid` and RAM up to `ram_top`.
+    #[must_use]
+    pub fn request(&self, cpuid: CpuidTable, ram_top: Gpa) -> TdRequest {
+        TdRequest {
+            attributes: self.attributes,
+            xfam: self.xfam,
+            gpaw: self.gpaw,
+            identities: self.identities,
+            features: self.features.clone(),
+            ..TdRequest::new(cpuid, ram_top)
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use tdvmm_arch::topology::Topology;
 
 use super::devices::{self, PciDevice};
 use super::{
-    ConfigError, ConsoleMode, PayloadConfig, SerialConfig, SerialMode, TdOptions, VmConfig,
+    Affinity, ConfigError, ConsoleMode, PayloadConfig, SerialConfig, SerialMode, TdOptions,
+    VmConfig,
 };
 
 /// Bytes of a command line with its final 0, at most. Linux: COMMAND_LINE_SIZE of x86 is 2048; newer and
@@ -25,6 +26,10 @@ pub struct Machine {
     pub topology: Topology,
     /// Where RAM lies.
     pub ram: RamLayout,
+    /// Whether the host provides all of RAM before the guest starts.
+    pub prefault: bool,
+    /// Where vCPUs may run.
+    pub affinity: Affinity,
     /// The first serial port.
     pub serial: SerialBackend,
     /// What becomes a PCI function, in the order of the slots.
@@ -90,12 +95,14 @@ pub enum SerialBackend {
 /// At the first value that cannot be; the message names the option, the value and the remedy.
 pub fn validate(config: &VmConfig) -> Result<Machine, ConfigError> {
     let size = config.memory.size.0;
-    let td = TdOptions::new(&config.platform, &config.cpus)?;
+    let td = TdOptions::new(config)?;
     Ok(Machine {
         payload: payload(&config.payload, td.is_some())?,
         topology: topology(config)?,
         ram: RamLayout::new(size)
             .map_err(|e| ConfigError::option("--memory", format!("size={size}"), e.to_string()))?,
+        prefault: config.memory.prefault,
+        affinity: Affinity::new(&config.cpus)?,
         serial: serial(config, td.is_some())?,
         devices: devices::devices(config)?,
         td,
@@ -202,6 +209,10 @@ fn topology(config: &VmConfig) -> Result<Topology, ConfigError> {
             "a machine needs at least one vCPU".into(),
         ));
     }
+    if let Some(max) = config.cpus.max.filter(|max| *max < boot) {
+        let problem = "the most vCPUs are fewer than those at the start";
+        return Err(wrong(format!("boot={boot},max={max}"), problem.into()));
+    }
     let Some(wanted) = config.cpus.topology else {
         return Topology::flat(boot).map_err(|e| wrong(format!("boot={boot}"), e.to_string()));
     };
@@ -305,7 +316,7 @@ mod tests {
             c.cpus = CpusConfig {
                 boot: 3,
                 topology,
-                tsc_khz: None,
+                ..Default::default()
             };
         });
         assert_eq!(

@@ -16,6 +16,7 @@ use tdvmm_devices::ioapic::IoApic;
 use tdvmm_devices::pci::{
     BarError, ConfigMechanism1, Ecam, HostBridge, LpcBridge, MmioWindow, PciRoot, SlotError,
 };
+use tdvmm_devices::pit::StoppedTimer;
 use tdvmm_devices::pm::PowerBlock;
 use tdvmm_devices::power::PowerSink;
 use tdvmm_devices::reset::{I8042, Port92, ResetControl};
@@ -132,6 +133,7 @@ impl Board {
                     wired.port
                 }
                 Device::Rtc => shared(Rtc::new(Box::new(HostClock::new()))),
+                Device::Timer => shared(StoppedTimer),
                 Device::I8042 => shared(I8042::new(power)),
                 Device::Port92 => shared(Port92::new(power)),
                 Device::PciConfig => shared(ConfigMechanism1::new(pci, ResetControl::new(power))),

@@ -47,14 +47,6 @@ pub enum LaunchError {
     /// The kernel's file cannot be loaded.
     #[error("--kernel: cannot load the file")]
     Kernel(#[source] loader::Error),
-    /// The kernel lies where the initramfs goes.
-    #[error(
-        "--memory: the kernel ends at {end:#x} and reaches into the initramfs; give the guest more memory"
-    )]
-    Overlap {
-        /// First address after the kernel.
-        end: u64,
-    },
     /// The initramfs cannot be read.
     #[error("--initramfs: cannot load the file")]
     Initramfs(#[source] GuestMemoryError),
@@ -142,27 +134,19 @@ fn load_kernel(
     ram: &GuestMemoryMmap,
 ) -> Result<Entry, LaunchError> {
     let file: &mut File = &mut kernel.file;
-    let (loaded, entry) = match kernel.kind {
+    match kernel.kind {
         KernelKind::BzImage { .. } => {
             let at = plan.load_at.map(|gpa| GuestAddress(gpa.0));
             let loaded = BzImage::load(ram, at, file, None).map_err(LaunchError::Kernel)?;
-            let entry = Entry::Linux64(Gpa(loaded.kernel_load.0 + ENTRY_64));
-            (loaded, entry)
+            Ok(Entry::Linux64(Gpa(loaded.kernel_load.0 + ENTRY_64)))
         }
-        KernelKind::Elf => {
+        KernelKind::Elf { .. } => {
             let loaded = Elf::load(ram, None, file, None).map_err(LaunchError::Kernel)?;
-            let entry = match loaded.pvh_boot_cap {
+            Ok(match loaded.pvh_boot_cap {
                 PvhBootCapability::PvhEntryPresent(at) => Entry::Pvh(Gpa(at.0)),
                 _ => Entry::Linux64(Gpa(loaded.kernel_load.0)),
-            };
-            (loaded, entry)
+            })
         }
-    };
-    match plan.initramfs {
-        Some(initramfs) if loaded.kernel_end > initramfs.start().0 => Err(LaunchError::Overlap {
-            end: loaded.kernel_end,
-        }),
-        _ => Ok(entry),
     }
 }
 

@@ -14,7 +14,7 @@ use tdvmm_firmware::measure;
 use tdvmm_tdx::error::{Command, TdxError};
 use tdvmm_tdx::log::Measure;
 use tdvmm_tdx::pages::PageBuffer;
-use tdvmm_tdx::params::{Refused, TdRequest};
+use tdvmm_tdx::params::Refused;
 use tdvmm_tdx::td::{Td, VcpuCount, VmSetup};
 use tdvmm_tdx::transcript::Transcript;
 use thiserror::Error;
@@ -37,7 +37,7 @@ pub enum TdLaunchError {
     #[error("cannot set up the virtual machine of the TD")]
     Kvm(#[source] KvmError),
     /// The host cannot grant what was asked for.
-    #[error("--platform: {0}")]
+    #[error(transparent)]
     Refused(Refused),
     /// A TD of this host has not so many vCPUs.
     #[error(
@@ -95,7 +95,8 @@ pub fn launch(
         return Err(TdLaunchError::TooManyVcpus { asked, max });
     }
     let capabilities = td.capabilities().map_err(TdLaunchError::Step)?;
-    let request = request(plan, td_plan, host);
+    let cpuid = wanted_cpuid(plan, host, VcpuId(0));
+    let request = td_plan.options.request(cpuid, plan.ram.top());
     let params = request
         .resolve(&capabilities)
         .map_err(TdLaunchError::Refused)?;
@@ -147,17 +148,6 @@ fn setup(plan: &Plan, td_plan: &TdPlan) -> VmSetup {
         ioapic_pins: map::gsi::IOAPIC_PINS,
         x2apic_ids: plan.topology.vcpus() > 255,
         tsc: td_plan.options.tsc,
-    }
-}
-
-fn request(plan: &Plan, td_plan: &TdPlan, host: &Host) -> TdRequest {
-    let options = &td_plan.options;
-    TdRequest {
-        attributes: options.attributes,
-        xfam: options.xfam,
-        gpaw: options.gpaw,
-        identities: options.identities,
-        ..TdRequest::new(wanted_cpuid(plan, host, VcpuId(0)), plan.ram.top())
     }
 }
 

@@ -93,7 +93,7 @@ impl KernelPlan {
     pub(super) fn parameters(&self, rsdp: Gpa) -> Result<Parameters, BootError> {
         let header = match &self.kind {
             KernelKind::BzImage { setup_header } => setup_header.as_slice(),
-            KernelKind::Elf => &[],
+            KernelKind::Elf { .. } => &[],
         };
         let len = u32::try_from(self.cmdline.len()).unwrap_or(u32::MAX);
         let cmdline = (COMMAND_LINE.start(), len);
@@ -134,6 +134,11 @@ impl SetupHeader<'_> {
         let preferred = self.number(0x258, 8);
         let runs_at = preferred.max(load.0);
         Gpa(runs_at.saturating_add(self.number(0x260, 4)))
+    }
+
+    /// The longest command line that the kernel takes, without its NUL.
+    pub(super) fn cmdline_max(&self) -> u64 {
+        self.number(0x238, 4)
     }
 
     /// Last address that the initramfs may use.

@@ -11,6 +11,7 @@ use tdvmm_firmware::fwcfg::{self, AcpiFiles, FwCfgContents, FwCfgInput};
 use tdvmm_firmware::varstore::replace_variables;
 
 use super::PlanError;
+use super::handover::is_in_memory;
 use crate::config::Machine;
 use crate::payload::Firmware;
 
@@ -37,13 +38,14 @@ impl FirmwarePlan {
         if let Some(vars) = &firmware.vars {
             replace_variables(&mut image, (**vars).as_ref()).map_err(PlanError::Vars)?;
         }
+        let in_memory = machine.td.is_some() && is_in_memory(&image);
         let start = map::FIRMWARE_END - image.len() as u64;
         let range = GpaRange::new(Gpa(start), Gpa(map::FIRMWARE_END)).unwrap_or_default();
         let fw_cfg = fwcfg::contents(&FwCfgInput {
             cpus: u16::try_from(machine.topology.vcpus()).unwrap_or(u16::MAX),
             memory_map: e820::firmware_map(&machine.ram),
             acpi: Some(AcpiFiles::from(acpi)),
-            kernel: firmware.kernel.clone(),
+            kernel: firmware.kernel.clone().filter(|_| !in_memory),
             boot_order: None,
             boot_menu: false,
         })

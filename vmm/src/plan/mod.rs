@@ -5,8 +5,10 @@
 
 pub mod boot;
 pub mod firmware;
+pub mod handover;
 pub mod pci;
 pub mod platform;
+pub mod secure_boot;
 pub mod td;
 
 use serde::ser::SerializeMap;
@@ -21,10 +23,12 @@ use tdvmm_firmware::fwcfg::FwCfgError;
 use tdvmm_firmware::varstore::ReplaceError;
 use thiserror::Error;
 
-use crate::config::{Machine, SerialBackend};
+use crate::config::{Affinity, Machine, SerialBackend};
 use crate::payload::{Firmware, KernelKind};
 use firmware::FirmwarePlan;
+use handover::{HandoverError, check_efi_program, is_in_memory};
 use platform::Place;
+use secure_boot::Doubt;
 use td::{TdPlan, TdPlanError};
 
 /// The machine cannot be planned; each message names the option.
@@ -40,6 +44,14 @@ pub enum PlanError {
         /// First address after low RAM.
         end: u64,
     },
+    /// An ELF kernel lies where boot parameters and tables go.
+    #[error(
+        "--kernel: the ELF file loads at {start:#x}, and memory below {KERNEL} is kept for boot parameters; link it at or above that"
+    )]
+    KernelTooLow {
+        /// First address of its segments.
+        start: u64,
+    },
     /// The initramfs does not fit.
     #[error("--initramfs: {0}; give the guest more memory")]
     Initramfs(BootError),
@@ -52,6 +64,9 @@ pub enum PlanError {
     /// The firmware's variable store cannot be replaced.
     #[error("--firmware-vars: {0}")]
     Vars(ReplaceError),
+    /// The firmware cannot start the kernel.
+    #[error(transparent)]
+    Kernel(HandoverError),
     /// The TD cannot be planned.
     #[error(transparent)]
     Td(TdPlanError),
@@ -83,6 +98,10 @@ pub struct Plan {
     pub topology: Topology,
     /// Where RAM lies.
     pub ram: RamLayout,
+    /// Whether the host provides all of RAM before the guest starts.
+    pub prefault: bool,
+    /// Where vCPUs may run; without a word of it, where the host lets them.
+    pub affinity: Affinity,
     /// What stands at which port or address.
     pub platform: Vec<Place>,
     /// The PCI functions that were asked for.
@@ -96,6 +115,8 @@ pub struct Plan {
     pub boot: BootPlan,
     /// Set when the machine is a TD.
     pub td: Option<TdPlan>,
+    /// Set when secure boot of the firmware may refuse the kernel.
+    pub secure_boot: Option<Doubt>,
 }
 
 /// How the guest is started.
@@ -160,17 +181,32 @@ impl Plan {
             }
             _ => None,
         };
+        let secure_boot = match (&boot, payload) {
+            (BootPlan::Firmware(planned), PayloadFacts::Firmware(files)) => {
+                let kernel = files.kernel.as_ref();
+                kernel.and_then(|kernel| secure_boot::doubt(&planned.image, kernel))
+            }
+            _ => None,
+        };
+        if let (BootPlan::Firmware(planned), PayloadFacts::Firmware(files)) = (&boot, payload)
+            && !(td.is_some() && is_in_memory(&planned.image))
+        {
+            check_efi_program(files, machine).map_err(PlanError::Kernel)?;
+        }
         let with_serial = machine.serial != SerialBackend::Off;
         let with_firmware = matches!(boot, BootPlan::Firmware(_));
         Ok(Self {
             topology: machine.topology,
             ram: machine.ram,
+            prefault: machine.prefault,
+            affinity: machine.affinity.clone(),
             platform: platform::places(with_serial, with_firmware),
             pci: pci::functions(&machine.devices),
             serial: machine.serial.clone(),
             acpi,
             boot,
             td,
+            secure_boot,
         })
     }
 }
@@ -202,8 +238,12 @@ impl KernelPlan {
                     header.initramfs_max(),
                 )
             }
-            // Where an ELF kernel ends is known when it has been loaded; `launch_plain` checks it then.
-            KernelKind::Elf => (None, KERNEL, u64::from(u32::MAX)),
+            KernelKind::Elf { extent } if extent.start() < KERNEL => {
+                return Err(PlanError::KernelTooLow {
+                    start: extent.start().0,
+                });
+            }
+            KernelKind::Elf { extent } => (None, extent.end(), u64::from(u32::MAX)),
         };
         let ram_end = ram.low().end();
         if end > ram_end {
@@ -306,6 +346,22 @@ mod tests {
         );
         let error = Plan::new(&machine(65 << 20), &facts(Some(2 << 20), "")).unwrap_err();
         assert!(error.to_string().starts_with("--initramfs: "), "{error}");
+    }
+
+    #[test]
+    fn elf_kernel_is_kept_out_of_low_memory_and_of_the_initramfs() {
+        let at = |start, len| PayloadFacts::Kernel {
+            kind: KernelKind::Elf {
+                extent: GpaRange::constant(start, len),
+            },
+            initramfs: Some(1 << 20),
+            cmdline: String::new(),
+        };
+        let error = Plan::new(&machine(128 << 20), &at(0x8000, 1 << 20)).unwrap_err();
+        assert_eq!(error, PlanError::KernelTooLow { start: 0x8000 });
+        let error = Plan::new(&machine(16 << 20), &at(1 << 20, 15 << 20)).unwrap_err();
+        assert!(error.to_string().starts_with("--initramfs: "), "{error}");
+        assert!(Plan::new(&machine(17 << 20), &at(1 << 20, 15 << 20)).is_ok());
     }
 
     #[test]

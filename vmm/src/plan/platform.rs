@@ -6,6 +6,7 @@ use tdvmm_arch::map::{self, port};
 use tdvmm_devices::debugcon::DebugCon;
 use tdvmm_devices::fwcfg::FwCfg;
 use tdvmm_devices::pci::ConfigMechanism1;
+use tdvmm_devices::pit::StoppedTimer;
 use tdvmm_devices::pm::PowerBlock;
 use tdvmm_devices::reset::{I8042, Port92};
 use tdvmm_devices::rtc::Rtc;
@@ -19,6 +20,8 @@ pub enum Device {
     Com1,
     /// CMOS and real-time clock.
     Rtc,
+    /// Ports of an interval timer that stands still.
+    Timer,
     /// What is left of a keyboard controller: its reset command.
     I8042,
     /// Fast A20 gate and reset.
@@ -78,6 +81,7 @@ pub fn places(with_serial: bool, with_firmware: bool) -> Vec<Place> {
         len: range.len(),
     };
     let mut places = vec![
+        at(Device::Timer, port::TIMER, StoppedTimer::PORTS),
         at(Device::I8042, port::I8042, I8042::PORTS),
         at(Device::Rtc, port::RTC, Rtc::PORTS),
         at(Device::Port92, port::PORT92, Port92::PORTS),

@@ -1,40 +1,43 @@
 //! A TD's part of the plan: what is added to its memory, in which order, and what that makes MRTD.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 use tdvmm_arch::acpi::AcpiTables;
 use tdvmm_arch::{Gpa, GpaRange};
 use tdvmm_firmware::hob::{self, Extensions, HobError};
 use tdvmm_firmware::image::{Contents, Family, Image, ParseError, RegionError};
 use tdvmm_firmware::measure::{Digest, Measure, Order, Region, RegionShapeError, mrtd};
-use tdvmm_firmware::td_shim::{self, DirectBootError};
+use tdvmm_firmware::td_shim;
 use thiserror::Error;
 
-use crate::config::{Machine, TdOptions};
+use super::handover::{HandoverError, handover};
+use crate::config::{Machine, Payload, TdOptions};
 use crate::payload::Firmware;
 
 /// The TD cannot be planned.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TdPlanError {
     /// The image cannot be launched as a TD.
-    #[error("--firmware: {0}")]
-    Image(ParseError),
+    #[error("--firmware {}", path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ParseError,
+    },
     /// The hand-off blocks cannot be made.
     #[error("--memory: {0}")]
     Hob(HobError),
-    /// The kernel cannot be handed over.
-    #[error("--kernel: {0}")]
-    DirectBoot(DirectBootError),
+    /// The kernel and what belongs to it cannot be handed over in memory.
+    #[error(transparent)]
+    Handover(HandoverError),
     /// The contents of a section do not fit.
     #[error("--firmware: {0}")]
     Region(RegionError),
     /// A section is not made of pages.
     #[error("--firmware: {0}")]
     Shape(RegionShapeError),
-    /// Firmware of this kind has no way to be given a shim.
-    #[error(
-        "--shim: {0} firmware is handed its kernel in memory and checks no signature; leave it out"
-    )]
-    Shim(Family),
 }
 
 /// See the module's text.
@@ -73,10 +76,21 @@ impl TdPlan {
         firmware: &Firmware,
         acpi: &AcpiTables,
     ) -> Result<Self, TdPlanError> {
-        let image = Image::parse(image).map_err(TdPlanError::Image)?;
+        let image = Image::parse(image).map_err(|source| TdPlanError::Image {
+            path: match &machine.payload {
+                Payload::Firmware(names) => names.image.clone(),
+                Payload::Kernel(names) => names.kernel.clone(),
+            },
+            source,
+        })?;
         let ram: Vec<GpaRange> = machine.ram.ranges().collect();
-        let direct = direct_boot(&image, firmware)?;
+        let direct = match &machine.payload {
+            Payload::Firmware(names) => handover(&image, firmware, names, &machine.ram),
+            Payload::Kernel(_) => Ok(None),
+        }
+        .map_err(TdPlanError::Handover)?;
         let tables = td_shim::acpi_tables(acpi);
+        let tables: Vec<&[u8]> = tables.iter().map(Vec::as_slice).collect();
         let takes_tables = image.family() != Family::Ovmf;
         let extensions = Extensions {
             payload: direct.as_ref().map(|direct| direct.info),
@@ -113,21 +127,4 @@ impl TdRegion {
             bytes: region.bytes.to_vec(),
         }
     }
-}
-
-/// What goes into the sections of an image that is handed its kernel in memory.
-fn direct_boot<'a>(
-    image: &Image<'_>,
-    firmware: &'a Firmware,
-) -> Result<Option<td_shim::DirectBoot<'a>>, TdPlanError> {
-    let Some(kernel) = firmware.kernel.as_ref().filter(|_| image.wants_payload()) else {
-        return Ok(None);
-    };
-    if kernel.shim.is_some() {
-        return Err(TdPlanError::Shim(image.family()));
-    }
-    let initramfs = kernel.initramfs.as_ref().map(|blob| (**blob).as_ref());
-    td_shim::direct_boot(image, (*kernel.kernel).as_ref(), &kernel.cmdline, initramfs)
-        .map(Some)
-        .map_err(TdPlanError::DirectBoot)
 }

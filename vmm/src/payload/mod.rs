@@ -1,11 +1,13 @@
 //! The files that a guest is made of, opened and looked at before anything is created.
 
+mod elf;
+
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use tdvmm_arch::addr::PAGE_SIZE;
+use tdvmm_arch::addr::{GpaRange, PAGE_SIZE};
 use tdvmm_arch::map::FIRMWARE_MAX;
 use tdvmm_firmware::fwcfg::{Blob, KernelFiles, blob};
 use thiserror::Error;
@@ -52,7 +54,10 @@ pub enum KernelKind {
         setup_header: Vec<u8>,
     },
     /// An ELF executable for x86-64.
-    Elf,
+    Elf {
+        /// From the first byte of its lowest segment to the last of its highest.
+        extent: GpaRange,
+    },
 }
 
 /// An opened kernel file.
@@ -83,11 +88,20 @@ impl Kernel {
             .read_to_end(&mut head)
             .map_err(read_error)?;
         file.seek(SeekFrom::Start(0)).map_err(read_error)?;
-        let kind = identify(&head).map_err(|problem| PayloadError::Unusable {
+        let unusable = |problem| PayloadError::Unusable {
             option: "--kernel",
             path: path.to_owned(),
             problem,
-        })?;
+        };
+        let kind = match identify(&head).map_err(unusable)? {
+            Format::BzImage { setup_header } => KernelKind::BzImage { setup_header },
+            Format::Elf => {
+                let segments = elf::program_headers(&head, &file).map_err(read_error)?;
+                KernelKind::Elf {
+                    extent: elf::extent(&segments).map_err(unusable)?,
+                }
+            }
+        };
         Ok(Self { file, kind })
     }
 }
@@ -230,12 +244,12 @@ fn read_kernel(
         path.map(|path| read(option, path).map(blob)).transpose()
     };
     let kernel = read("--kernel", &files.kernel)?;
-    // Any EFI program will do: firmware starts it as one.
-    if !kernel.starts_with(b"MZ") {
+    // Any EFI program will do for firmware that starts it as one; which does is known when it has been looked at.
+    if !kernel.starts_with(b"MZ") && identify(&kernel).is_err() {
         return Err(PayloadError::Unusable {
             option: "--kernel",
             path: files.kernel.clone(),
-            problem: "is no EFI program; firmware starts a bzImage (vmlinuz) with an EFI stub",
+            problem: "is neither an EFI program nor a kernel; give a bzImage (vmlinuz)",
         });
     }
     Ok(KernelFiles {
@@ -276,8 +290,15 @@ fn open(option: &'static str, path: &Path) -> Result<(File, u64), PayloadError> 
     Ok((file, metadata.len()))
 }
 
+/// The formats of kernels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    BzImage { setup_header: Vec<u8> },
+    Elf,
+}
+
 /// What the head of a kernel file says. Linux: Documentation/arch/x86/boot.rst; ELF: gABI, 4.
-fn identify(head: &[u8]) -> Result<KernelKind, &'static str> {
+pub(crate) fn identify(head: &[u8]) -> Result<Format, &'static str> {
     const ELF_X86_64_LITTLE_ENDIAN: [u8; 6] = [0x7f, b'E', b'L', b'F', 2, 1];
     const EM_X86_64: &[u8] = &[62, 0];
     const OLDEST_PROTOCOL: u16 = 0x20c;
@@ -285,7 +306,7 @@ fn identify(head: &[u8]) -> Result<KernelKind, &'static str> {
     const KERNEL_64: u16 = 1;
     if head.starts_with(&ELF_X86_64_LITTLE_ENDIAN) {
         return match head.get(18..20) {
-            Some(EM_X86_64) => Ok(KernelKind::Elf),
+            Some(EM_X86_64) => Ok(Format::Elf),
             _ => Err("is an ELF file for another machine; x86-64 is needed"),
         };
     }
@@ -310,7 +331,7 @@ fn identify(head: &[u8]) -> Result<KernelKind, &'static str> {
     }
     let end = 0x202 + usize::from(head.get(0x201).copied().unwrap_or(0));
     match head.get(0x1f1..end) {
-        Some(header) => Ok(KernelKind::BzImage {
+        Some(header) => Ok(Format::BzImage {
             setup_header: header.to_vec(),
         }),
         None => Err("is a bzImage whose setup header is cut off"),
@@ -334,7 +355,7 @@ mod tests {
 
     #[test]
     fn bzimage_gives_its_whole_setup_header() {
-        let Ok(KernelKind::BzImage { setup_header }) = identify(&bzimage()) else {
+        let Ok(Format::BzImage { setup_header }) = identify(&bzimage()) else {
             panic!()
         };
         assert_eq!(setup_header.len(), 0x202 + 0x6a - 0x1f1);

@@ -1,29 +1,29 @@
-//! `cargo xtask demo`: an unmodified Debian kernel boots under `tdvmm`, on any machine.
-//!
-//! Natively where the machine's KVM has hardware virtualization below it, with a shell if there is a
-//! terminal; otherwise in the testbed, up to the report of its init program.
-#![expect(clippy::print_stdout, reason = "shows what it does")]
+//! An ordinary VM: natively where the machine's KVM has hardware virtualization below it, with a shell if there is a
+//! terminal; otherwise in the testbed.
 
 use std::fs::{self, File};
 use std::io::{self, IsTerminal};
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
+use super::{run_here, run_in_testbed, show_guest, step};
 use crate::debian::Packages;
-use crate::guest::{self, MARKER, REPORT_END, Report, Then};
+use crate::fixture::Fixture;
+use crate::guest::{self, Report, Then};
 use crate::harness::L1_KERNEL;
-use crate::l1::{Machine, Outcome, Program};
+use crate::l1::{Machine, Program};
 use crate::{kernel, programs};
 
 /// A guest without hardware virtualization below it does not come this far; with it, a second.
 const NATIVE_WAIT: Duration = Duration::from_secs(30);
-const TESTBED_WAIT: Duration = Duration::from_secs(240);
 
 /// Sets up what is needed and boots a guest with two vCPUs.
+///
+/// # Errors
+/// Something cannot be had, or the guest does not boot.
 pub fn demo(packages: &Packages) -> Result<()> {
     step("building tdvmm");
     let tdvmm = programs::build(programs::TDVMM)?;
@@ -91,30 +91,13 @@ fn native_kvm() -> Result<()> {
 }
 
 /// Boots to the report and prints it.
-fn native(files: &Files<'_>, log: &Path) -> Result<()> {
-    let serial = format!("file={}", log.display());
-    let begin = Instant::now();
-    let mut tdvmm = files
-        .command(Then::PowerOff, &serial)
-        .stdin(Stdio::null())
-        .spawn()?;
-    let status = loop {
-        if let Some(status) = tdvmm.try_wait()? {
-            break status;
-        }
-        if begin.elapsed() > NATIVE_WAIT {
-            tdvmm.kill()?;
-            tdvmm.wait()?;
-            bail!(
-                "the guest did not power off within {} s",
-                NATIVE_WAIT.as_secs()
-            );
-        }
-        thread::sleep(Duration::from_millis(10));
-    };
-    ensure!(status.success(), "tdvmm ended with {status}");
-    let console = String::from_utf8_lossy(&fs::read(log)?).into_owned();
-    show(&console, begin.elapsed())
+fn native(files: &Files<'_>, console: &Path) -> Result<()> {
+    let serial = format!("file={}", console.display());
+    let command = files.command(Then::PowerOff, &serial);
+    let (output, time) = run_here(command, console, NATIVE_WAIT)?;
+    show_guest(&Report::parse(&output)?, time);
+    step("the guest booted to user space, reported, and powered off");
+    Ok(())
 }
 
 fn shell(files: &Files<'_>) -> Result<()> {
@@ -126,6 +109,7 @@ fn shell(files: &Files<'_>) -> Result<()> {
 
 fn in_testbed(packages: &Packages, tdvmm: &Path) -> Result<()> {
     let mut machine = Machine::new(packages, L1_KERNEL)?;
+    Fixture::open(packages, L1_KERNEL)?.install_modules(&mut machine);
     machine.archive().copy("/bin/tdvmm", 0o755, tdvmm)?;
     machine.add_kernel(L1_KERNEL, "/guest/kernel")?;
     let initramfs = guest::initramfs(packages)?;
@@ -144,34 +128,8 @@ fn in_testbed(packages: &Packages, tdvmm: &Path) -> Result<()> {
     step(&format!("running {command:?}"));
     let words = command.get_args().map(|a| a.to_string_lossy().into_owned());
     let run = l1.start(&Program::new("/bin/tdvmm").args(words))?;
-    let up = l1.wait_for(run, MARKER, TESTBED_WAIT)?;
-    l1.wait_for(run, REPORT_END, TESTBED_WAIT)?;
-    let end = l1.wait_end(run, TESTBED_WAIT)?;
-    show(&l1.output(run), up)?;
-    ensure!(
-        end.outcome == Outcome::Exited(0),
-        "tdvmm ended with {:?}",
-        end.outcome
-    );
-    l1.power_off()
-}
-
-fn show(console: &str, time: Duration) -> Result<()> {
-    let report = Report::parse(console)?;
-    println!();
-    println!("  guest kernel   {}", report.release);
-    println!(
-        "  processors     {} (online {})",
-        report.cpus.len(),
-        report.online
-    );
-    println!("  memory         {} MiB", report.memory_kib >> 10);
-    println!("  user space     after {:.1} s", time.as_secs_f64());
-    println!();
+    let (output, time) = run_in_testbed(&mut l1, run)?;
+    show_guest(&Report::parse(&output)?, time);
     step("the guest booted to user space, reported, and powered off");
-    Ok(())
-}
-
-fn step(text: &str) {
-    println!("demo: {text}");
+    l1.power_off()
 }

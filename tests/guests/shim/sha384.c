@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+/* SHA-384 (FIPS 180-4, 6.4 and 6.5). */
+#include "shim.h"
+
+enum { BLOCK = 128, ROUNDS = 80 };
+
+static const u64 start[8] = {
+	0xcbbb9d5dc1059ed8, 0x629a292a367cd507, 0x9159015a3070dd17, 0x152fecd8f70e5939,
+	0x67332667ffc00b31, 0x8eb44a8768581511, 0xdb0c2e0d64f98fa7, 0x47b5481dbefa4fa4,
+};
+
+static const u64 constants[ROUNDS] = {
+	0x428a2f98d728ae22, 0x7137449123ef65cd, 0xb5c0fbcfec4d3b2f, 0xe9b5dba58189dbbc,
+	0x3956c25bf348b538, 0x59f111f1b605d019, 0x923f82a4af194f9b, 0xab1c5ed5da6d8118,
+	0xd807aa98a3030242, 0x12835b0145706fbe, 0x243185be4ee4b28c, 0x550c7dc3d5ffb4e2,
+	0x72be5d74f27b896f, 0x80deb1fe3b1696b1, 0x9bdc06a725c71235, 0xc19bf174cf692694,
+	0xe49b69c19ef14ad2, 0xefbe4786384f25e3, 0x0fc19dc68b8cd5b5, 0x240ca1cc77ac9c65,
+	0x2de92c6f592b0275, 0x4a7484aa6ea6e483, 0x5cb0a9dcbd41fbd4, 0x76f988da831153b5,
+	0x983e5152ee66dfab, 0xa831c66d2db43210, 0xb00327c898fb213f, 0xbf597fc7beef0ee4,
+	0xc6e00bf33da88fc2, 0xd5a79147930aa725, 0x06ca6351e003826f, 0x142929670a0e6e70,
+	0x27b70a8546d22ffc, 0x2e1b21385c26c926, 0x4d2c6dfc5ac42aed, 0x53380d139d95b3df,
+	0x650a73548baf63de, 0x766a0abb3c77b2a8, 0x81c2c92e47edaee6, 0x92722c851482353b,
+	0xa2bfe8a14cf10364, 0xa81a664bbc423001, 0xc24b8b70d0f89791, 0xc76c51a30654be30,
+	0xd192e819d6ef5218, 0xd69906245565a910, 0xf40e35855771202a, 0x106aa07032bbd1b8,
+	0x19a4c116b8d2d0c8, 0x1e376c085141ab53, 0x2748774cdf8eeb99, 0x34b0bcb5e19b48a8,
+	0x391c0cb3c5c95a63, 0x4ed8aa4ae3418acb, 0x5b9cca4f7763e373, 0x682e6ff3d6b2b8a3,
+	0x748f82ee5defb2fc, 0x78a5636f43172f60, 0x84c87814a1f0ab72, 0x8cc702081a6439ec,
+	0x90befffa23631e28, 0xa4506cebde82bde9, 0xbef9a3f7b2c67915, 0xc67178f2e372532b,
+	0xca273eceea26619c, 0xd186b8c721c0c207, 0xeada7dd6cde0eb1e, 0xf57d4f7fee6ed178,
+	0x06f067aa72176fba, 0x0a637dc5a2c898a6, 0x113f9804bef90dae, 0x1b710b35131c471b,
+	0x28db77f523047d84, 0x32caab7b40c72493, 0x3c9ebe0a15c9bebc, 0x431d67c49c100d4c,
+	0x4cc5d4becb3e42b6, 0x597f299cfc657e2a, 0x5fcb6fab3ad6faec, 0x6c44198c4a475817,
+};
+
+static inline u64 turn(u64 x, int by)
+{
+	return x >> by | x << (64 - by);
+}
+
+static void add_block(u64 state[8], const u8 *block)
+{
+	u64 w[ROUNDS], s[8];
+
+	for (int i = 0; i < 16; i++)
+		w[i] = __builtin_bswap64(get64(block + 8 * i));
+	for (int i = 16; i < ROUNDS; i++) {
+		u64 x = w[i - 15], y = w[i - 2];
+
+		w[i] = w[i - 16] + (turn(x, 1) ^ turn(x, 8) ^ x >> 7) + w[i - 7] +
+		       (turn(y, 19) ^ turn(y, 61) ^ y >> 6);
+	}
+	for (int i = 0; i < 8; i++)
+		s[i] = state[i];
+	/* Eight rounds turn the eight variables once around, so that none has to be moved. */
+	for (int i = 0; i < ROUNDS; i += 8) {
+#pragma GCC unroll 8
+		for (int k = 0; k < 8; k++) {
+			u64 a = s[-k & 7], b = s[(1 - k) & 7], c = s[(2 - k) & 7];
+			u64 e = s[(4 - k) & 7], f = s[(5 - k) & 7], g = s[(6 - k) & 7];
+			u64 t = s[(7 - k) & 7] + (turn(e, 14) ^ turn(e, 18) ^ turn(e, 41)) +
+				(g ^ (e & (f ^ g))) + constants[i + k] + w[i + k];
+
+			s[(3 - k) & 7] += t;
+			s[(7 - k) & 7] = t + (turn(a, 28) ^ turn(a, 34) ^ turn(a, 39)) +
+					 ((a & b) | (c & (a | b)));
+		}
+	}
+	for (int i = 0; i < 8; i++)
+		state[i] += s[i];
+}
+
+void sha384(const void *bytes, u64 len, u8 digest[48])
+{
+	const u8 *from = bytes;
+	u8 last[2 * BLOCK] = { 0 };
+	u64 state[8], rest = len % BLOCK, padded = rest < BLOCK - 16 ? BLOCK : 2 * BLOCK;
+
+	for (int i = 0; i < 8; i++)
+		state[i] = start[i];
+	for (u64 at = 0; at + BLOCK <= len; at += BLOCK)
+		add_block(state, from + at);
+	copy(last, from + len - rest, rest);
+	last[rest] = 0x80;
+	put64(last + padded - 8, __builtin_bswap64(len * 8));
+	for (u64 at = 0; at < padded; at += BLOCK)
+		add_block(state, last + at);
+	for (int i = 0; i < 6; i++)
+		put64(digest + 8 * i, __builtin_bswap64(state[i]));
+}

@@ -1,0 +1,120 @@
+//! What secure boot will say to the kernel, as far as that can be known beforehand.
+//!
+//! Firmware that enforces secure boot refuses a kernel on a console that the host may not see, and then waits. So who
+//! starts the machine is told before, and again at its end. Nothing is decided here: the firmware decides.
+
+use std::fmt;
+
+use serde::Serialize;
+use tdvmm_firmware::fwcfg::KernelFiles;
+use tdvmm_firmware::varstore::{KeyKind, SecureBoot, VariableStore, variables_range};
+
+/// Why the firmware will not start the kernel, or may not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Doubt {
+    /// It bears no signature, and no hash of it can be in the list of what may start.
+    Unsigned,
+    /// It is to be started without a shim, so its signature has to be by one of the firmware's own keys.
+    NoShim,
+}
+
+impl Doubt {
+    /// What to do about it.
+    #[must_use]
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::Unsigned => {
+                "give a signed kernel and its shim (--shim), or a variable store without keys (--firmware-vars)"
+            }
+            Self::NoShim => "kernels of distributions need the distribution's shim (--shim)",
+        }
+    }
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unsigned => {
+                "the firmware enforces secure boot and refuses the kernel, which bears no signature"
+            }
+            Self::NoShim => {
+                "the firmware enforces secure boot and refuses the kernel if none of its own keys has signed it"
+            }
+        })
+    }
+}
+
+/// Whether the firmware in `image` may refuse `files`.
+pub(super) fn doubt(image: &[u8], files: &KernelFiles) -> Option<Doubt> {
+    let variables = variables_range(image).ok()?;
+    let store = VariableStore::parse(image.get(variables)?).ok()?;
+    if store.secure_boot() != SecureBoot::Enforced {
+        return None;
+    }
+    let allows_hashes = || {
+        store
+            .keys()
+            .db
+            .iter()
+            .any(|key| key.kind == KeyKind::Sha256)
+    };
+    if !is_signed((*files.kernel).as_ref()) && !allows_hashes() {
+        return Some(Doubt::Unsigned);
+    }
+    files.shim.is_none().then_some(Doubt::NoShim)
+}
+
+/// Whether an EFI program has a certificate table. Source: PE format, "Optional Header Data Directories", entry 4.
+fn is_signed(program: &[u8]) -> bool {
+    let word = |at: usize| -> Option<usize> {
+        let bytes = program.get(at..)?.first_chunk()?;
+        usize::try_from(u32::from_le_bytes(*bytes)).ok()
+    };
+    let certificates = || {
+        let header = word(0x3c)?;
+        let optional = header.checked_add(24)?;
+        let is_pe = program.get(header..)?.starts_with(b"PE\0\0");
+        // PE32+; PE32 is for 32-bit firmware.
+        let is_64_bit = program.get(optional..)?.starts_with(&[0x0b, 0x02]);
+        let directories = word(optional.checked_add(108)?)?;
+        let len = word(optional.checked_add(112 + 4 * 8 + 4)?)?;
+        Some(is_pe && is_64_bit && directories > 4 && len > 0)
+    };
+    certificates().unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(directories: u32, certificates: u32) -> Vec<u8> {
+        let mut bytes = vec![0; 0x400];
+        bytes[..2].copy_from_slice(b"MZ");
+        bytes[0x3c] = 0x80;
+        bytes[0x80..0x84].copy_from_slice(b"PE\0\0");
+        bytes[0x98..0x9a].copy_from_slice(&[0x0b, 0x02]);
+        bytes[0x98 + 108..][..4].copy_from_slice(&directories.to_le_bytes());
+        bytes[0x98 + 148..][..4].copy_from_slice(&certificates.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn program_is_signed_if_it_has_certificates() {
+        assert!(is_signed(&program(16, 1472)));
+        assert!(!is_signed(&program(16, 0)));
+        assert!(!is_signed(&program(4, 1472)));
+    }
+
+    #[test]
+    fn what_is_no_program_is_not_signed() {
+        assert!(!is_signed(b"MZ"));
+        let mut wild = program(16, 1472);
+        wild[0x3c..0x40].fill(0xff);
+        assert!(!is_signed(&wild));
+        // The last byte of the directory's entry is at 0x12f.
+        for len in 0..0x130 {
+            assert!(!is_signed(&program(16, 1)[..len]), "{len:#x}");
+        }
+    }
+}
