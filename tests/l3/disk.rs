@@ -84,7 +84,6 @@ mkdir /root
 mount -t ext4 -o ro /dev/vda2 /root
 /init check /root/pattern 1 2
 test -d /sys/firmware/efi
-echo TDVMM-GUEST root is $(blkid /dev/vda2 2>/dev/null || echo there)
 "#;
 
 const SCRIPTS: [(&str, &str); 4] = [
@@ -100,6 +99,7 @@ static DURABLE_L1: MachineKind = MachineKind {
     build: |packages| {
         let mut machine = Machine::new(packages, L1_KERNEL)?;
         for image in durable_images() {
+            image.parent().map(fs::create_dir_all).transpose()?;
             fs::write(&image, vec![0; pattern::PIECE * 8])?;
             machine.add_disk(&image);
         }
