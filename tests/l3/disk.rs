@@ -80,9 +80,9 @@ while :; do sleep 60; done
 
 /// What the kernel of the boot disk does: its root is the disk that it came from.
 const ROOT: &str = r#"
-mkdir /root
-mount -t ext4 -o ro /dev/vda2 /root
-/init check /root/pattern 1 2
+mkdir /disk
+mount -t ext4 -o ro /dev/vda2 /disk
+/init check /disk/pattern 1 2
 test -d /sys/firmware/efi
 "#;
 

@@ -94,7 +94,7 @@ fn grub_config(command_line: &str) -> String {
     format!(
         "set timeout=0\n\
          menuentry 'Debian' {{\n\
-         \tsearch --no-floppy --label {ROOT_LABEL} --set=root\n\
+         \tsearch --no-floppy --label --set=root --hint hd0,gpt2 {ROOT_LABEL}\n\
          \tlinux /boot/vmlinuz {command_line}\n\
          \tinitrd /boot/initrd.img\n\
          }}\n"
@@ -130,7 +130,9 @@ pub fn file_system(
     let mut command = tools.command("usr/sbin/mke2fs");
     // The package's own, whatever the machine has.
     command.env("MKE2FS_CONFIG", tools.root().join("etc/mke2fs.conf"));
-    command.args(["-q", "-t", "ext4", "-j", "-J", "size=4", "-L", ROOT_LABEL]);
+    // Blocks of a page, which a small file system does not get by itself: GRUB reads block by block.
+    command.args(["-q", "-t", "ext4", "-b", "4096", "-J", "size=4"]);
+    command.args(["-L", ROOT_LABEL]);
     if let Some(tree) = tree {
         command.arg("-d").arg(tree);
     }
