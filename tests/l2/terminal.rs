@@ -14,8 +14,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use rustix::pty;
-use rustix::termios::{LocalModes, tcgetattr};
-use tdvmm::serial::terminal;
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+use tdvmm::serial::terminal as subject;
 use tdvmm_tests::native::folder::Folder;
 use tdvmm_tests::native::vm::{Running, Vm};
 
@@ -45,8 +45,46 @@ pub fn cases() -> Vec<Case> {
             session.running.signal(Signal::TERM)?;
             session.end(143, "ended by signal SIGTERM")
         }),
+        Case::guest("virtio_console_has_the_size_of_the_terminal", resize),
         Case::needing("panic_on_terminal_restores", &[], |_| panic()),
     ]
+}
+
+/// The console starts with the terminal's size and gets another one with it. The terminal is not the one that
+/// controls the process here, so the signal that comes with a new size is sent.
+fn resize(lab: &Lab) -> Result<()> {
+    let vm = lab.machine("console_size", &[])?;
+    let (keyboard, slave) = terminal()?;
+    tcsetwinsize(&slave, size(90, 30))?;
+    let mut session = Session::between(vm.args(["--console", "tty"]), keyboard, slave)?;
+    // Generation, rows, columns.
+    let first = "00000001001e005a\n";
+    session.running.wait_for_serial(first)?;
+    tcsetwinsize(&session.slave, size(100, 40))?;
+    session.running.signal(Signal::WINCH)?;
+    let end = session.running.wait()?;
+    end.expect_serial(&format!("{first}0000000200280064\n"))?;
+    end.expect(0, "the guest switched itself off")
+}
+
+fn size(columns: u16, rows: u16) -> Winsize {
+    Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    }
+}
+
+/// Both sides of a new pseudo terminal.
+fn terminal() -> Result<(OwnedFd, OwnedFd)> {
+    let master = pty::openpt(pty::OpenptFlags::RDWR | pty::OpenptFlags::NOCTTY)?;
+    pty::grantpt(&master)?;
+    pty::unlockpt(&master)?;
+    let name = pty::ptsname(&master, Vec::new())?;
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
+    let slave = rustix::fs::open(name, flags, rustix::fs::Mode::empty())?;
+    Ok((master, slave))
 }
 
 /// A VMM on a pseudo terminal.
@@ -69,13 +107,12 @@ impl Session {
         Ok(session)
     }
 
-    fn on_terminal(mut vm: Vm) -> Result<Self> {
-        let master = pty::openpt(pty::OpenptFlags::RDWR | pty::OpenptFlags::NOCTTY)?;
-        pty::grantpt(&master)?;
-        pty::unlockpt(&master)?;
-        let name = pty::ptsname(&master, Vec::new())?;
-        let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
-        let slave = rustix::fs::open(name, flags, rustix::fs::Mode::empty())?;
+    fn on_terminal(vm: Vm) -> Result<Self> {
+        let (master, slave) = terminal()?;
+        Self::between(vm, master, slave)
+    }
+
+    fn between(mut vm: Vm, master: OwnedFd, slave: OwnedFd) -> Result<Self> {
         let before = settings(&slave)?;
         vm.command.stdin(slave.try_clone()?);
         vm.command.stdout(slave.try_clone()?);
@@ -174,8 +211,8 @@ fn panic() -> Result<()> {
 
 /// Enters raw mode and panics in another thread, so that only the hook can restore the terminal.
 pub fn panic_child() -> ExitCode {
-    terminal::restore_on_panic();
-    let entered = terminal::RawTerminal::enter();
+    subject::restore_on_panic();
+    let entered = subject::RawTerminal::enter();
     let raw = tcgetattr(std::io::stdin()).is_ok_and(|t| !t.local_modes.contains(LocalModes::ECHO));
     eprintln!("raw: {raw}");
     std::mem::forget(entered);

@@ -4,6 +4,8 @@
 //! The TD cases are lane L4, too, on a host that has TDX itself: `cargo xtask test --lane tdx`.
 
 mod boot;
+mod console;
+mod disk;
 mod emtdx;
 mod endings;
 mod guests;
@@ -36,6 +38,8 @@ fn main() -> Result<ExitCode> {
         serial::cases(),
         oracle::cases(),
         emtdx::cases(),
+        disk::cases(),
+        console::cases(),
         td_memory::cases(),
         td_shim::cases(),
         host::cases(),

@@ -343,7 +343,12 @@ fn run_group(machine: &Machine<'_>, cases: &[&Case], options: &Options, tally: &
         let notes = context.notes;
         let log = keep_log(machine, case, &l1, options.keep_logs || result.is_err());
         // The log is taken before this, since it forgets what ran.
-        let settled = settle(&mut l1);
+        let killed = l1.was_killed();
+        let settled = if killed {
+            Ok(Vec::new())
+        } else {
+            settle(&mut l1)
+        };
         let healthy = settled.is_ok();
         match result.and(settled.and_then(|t| refuse_troubles(&t))) {
             Ok(()) => tally.pass(case, begin.elapsed(), &notes),
@@ -352,7 +357,9 @@ fn run_group(machine: &Machine<'_>, cases: &[&Case], options: &Options, tally: &
                 None => tally.fail(case, &error, begin.elapsed(), log.as_deref()),
             },
         }
-        if healthy {
+        if killed {
+            // The case meant to; the next one gets a new L1.
+        } else if healthy {
             current = Some(l1);
         } else {
             crate::say("L1 does not answer any more; the next case gets a new one");

@@ -3,7 +3,8 @@
 //!
 //! - [`cache`]: where downloads and built images live, outside git.
 //! - [`debian`]: pinned packages from the configured Debian mirror, checked, unpacked, cached.
-//! - [`cpio`], [`kernel`], [`qemu`], [`programs`]: what an L1 is put together from.
+//! - [`cpio`], [`kernel`], [`qemu`], [`programs`], [`unpacked`]: what an L1 is put together from.
+//! - [`disk_image`]: disks to boot from.
 //! - [`l1`]: an L1 Linux with KVM inside QEMU (TCG) and a session that runs programs in it.
 //! - [`conformance`]: what KVM answers to each call of a TD's launch, as data.
 //! - [`fixture`]: emulated TDX: KVM modules built from kernel source, and its own tests.
@@ -22,6 +23,7 @@ pub mod conformance;
 pub mod cpio;
 pub mod debian;
 pub mod demo;
+pub mod disk_image;
 pub mod exit_codes;
 pub mod fixture;
 pub mod guest;
@@ -34,6 +36,7 @@ pub mod probe;
 pub mod programs;
 pub mod qemu;
 pub mod shim;
+pub mod unpacked;
 
 /// One line about what the testbed is doing, on standard error.
 #[expect(

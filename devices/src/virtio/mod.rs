@@ -14,6 +14,7 @@ pub mod console;
 pub mod device;
 pub mod entropy;
 mod interrupt;
+mod linger;
 pub mod queue;
 mod registers;
 mod ring;

@@ -271,6 +271,13 @@ impl Queue {
         }
     }
 
+    /// Whether the driver has made more available than was taken.
+    #[inline]
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        self.ring.avail_index() != self.next_avail
+    }
+
     /// Asks the driver for a kick from here on. `true` if it made more available before it could see
     /// that: there may be no kick for it, so begin another batch.
     #[inline]

@@ -7,6 +7,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::Chain;
 use super::device::{ActivateError, Activation, Interrupt, Source};
+use super::linger::Linger;
 use super::queue::{Queue, QueueFault};
 use crate::guest_warn;
 
@@ -44,6 +45,7 @@ pub(super) struct ServedQueue {
     index: u16,
     kick: Arc<EventFd>,
     interrupt: Arc<dyn Interrupt>,
+    linger: Linger,
 }
 
 impl ServedQueue {
@@ -57,6 +59,7 @@ impl ServedQueue {
             index,
             kick: resources.kick,
             interrupt: Arc::clone(&with.interrupt),
+            linger: Linger::default(),
         })
     }
 
@@ -103,7 +106,11 @@ impl ServedQueue {
             }
             server.end_of_batch(&mut self.queue)?;
             self.publish();
-            if stuck || !self.queue.enable_kicks() {
+            if stuck {
+                return Ok(());
+            }
+            let queue = &self.queue;
+            if !self.linger.wait(|| queue.has_more()) && !self.queue.enable_kicks() {
                 return Ok(());
             }
         }

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! block-bench [--requests N]    all figures; fails when a limit is broken
+//! block-bench --calls           system calls between the first request and the last one (lane L2)
 //! ```
 //!
 //! CPU is that of all threads of `tdvmm` but the vCPU's, from the guest's first request to its last one.
@@ -10,6 +11,8 @@
 //! costs. The file is in the page cache; with O_DIRECT it is behind a loop device where one can be had.
 #![expect(clippy::print_stdout, reason = "prints its figures")]
 #![expect(clippy::print_stderr, reason = "says which limit is broken")]
+
+mod calls;
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
@@ -50,11 +53,14 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
         [] => bench(REQUESTS),
+        ["--calls"] => calls::check(),
         ["--requests", count] => count
             .parse()
             .context("--requests wants a number")
             .and_then(bench),
-        _ => Err(anyhow::anyhow!("usage: block-bench [--requests N]")),
+        _ => Err(anyhow::anyhow!(
+            "usage: block-bench [--requests N | --calls]"
+        )),
     };
     match outcome {
         Ok(broken) if broken.is_empty() => ExitCode::SUCCESS,
@@ -72,11 +78,7 @@ fn main() -> ExitCode {
 }
 
 fn bench(requests: u32) -> Result<Vec<String>> {
-    for need in [Need::Kvm, Need::Cc] {
-        if let Some(reason) = need.missing() {
-            bail!("{reason}");
-        }
-    }
+    needs()?;
     let folder = Folder::create()?;
     let image = folder.join("image");
     fs::write(&image, load::image(PAGES))?;
@@ -115,6 +117,15 @@ fn bench(requests: u32) -> Result<Vec<String>> {
     let load = load.split(' ').next().unwrap_or_default();
     println!("load of the machine: {load}; the limits are for one that has nothing else to do");
     Ok(broken)
+}
+
+fn needs() -> Result<()> {
+    for need in [Need::Kvm, Need::Cc] {
+        if let Some(reason) = need.missing() {
+            bail!("{reason}");
+        }
+    }
+    Ok(())
 }
 
 fn best(run: impl Fn() -> Result<Cost>) -> Result<Cost> {

@@ -11,7 +11,10 @@ use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, reboot};
 use rustix::termios::tcdrain;
 
-use super::{MARKER, PREFIX, REPORT_END, Then, kexec, td};
+use super::{MARKER, PREFIX, REPORT_END, SCRIPT_END, Then, kexec, td};
+
+/// Where scripts are.
+pub const SCRIPTS: &str = "/scripts";
 
 /// Records of this level (warning) and worse are reported.
 const WARNING: u32 = 4;
@@ -56,6 +59,11 @@ fn act(out: &mut impl Write, then: Then) -> io::Result<()> {
         Then::Shell => shell()?,
         Then::Kexec => kexec(out)?,
         Then::Crash => crash(out)?,
+        Then::Script => {
+            let code = script(&fs::read_to_string("/proc/cmdline")?)?;
+            writeln!(out, "{SCRIPT_END} {code}")?;
+            drain(out)?;
+        }
     }
     reboot(RebootCommand::PowerOff)?;
     Ok(())
@@ -92,10 +100,29 @@ fn drain(out: &mut impl Write) -> io::Result<()> {
     Ok(tcdrain(io::stdout())?)
 }
 
-fn shell() -> io::Result<()> {
+fn install_busybox() -> io::Result<()> {
     Command::new("/bin/busybox")
         .args(["--install", "-s", "/bin"])
+        .status()
+        .map(drop)
+}
+
+/// Runs the script that the command line names; its exit code, or -1 if it was killed.
+fn script(command_line: &str) -> io::Result<i32> {
+    let mut words = command_line.split_whitespace();
+    let name = words
+        .find_map(|word| word.strip_prefix("tdvmm.script="))
+        .ok_or_else(|| io::Error::other("no tdvmm.script= on the command line"))?;
+    install_busybox()?;
+    let status = Command::new("/bin/busybox")
+        .args(["sh", "-eu", &format!("{SCRIPTS}/{name}")])
+        .env("PATH", "/bin")
         .status()?;
+    Ok(status.code().unwrap_or(-1))
+}
+
+fn shell() -> io::Result<()> {
+    install_busybox()?;
     // A session of its own with the console as its terminal, so that Ctrl-C works in the guest.
     let line = "exec setsid cttyhack sh";
     Command::new("/bin/busybox")

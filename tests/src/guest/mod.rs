@@ -8,6 +8,7 @@ mod dmesg;
 pub mod firmware;
 pub mod init;
 pub mod kexec;
+pub mod pattern;
 mod report;
 pub mod td;
 
@@ -27,6 +28,8 @@ pub use report::{Cpu, Report};
 pub const MARKER: &str = "TDVMM-GUEST-UP";
 /// The last thing it prints before it does what was asked for.
 pub const REPORT_END: &str = "TDVMM-GUEST-END";
+/// What is printed when a script has ended, with its exit code behind it.
+pub const SCRIPT_END: &str = "TDVMM-GUEST-SCRIPT-END";
 /// Start of each line of the report.
 pub const PREFIX: &str = "TDVMM-GUEST ";
 
@@ -47,6 +50,8 @@ pub enum Then {
     Kexec,
     /// Crashes with a kernel loaded for that case, which powers off.
     Crash,
+    /// Runs the script that `tdvmm.script=` names, says how it ended and powers off.
+    Script,
 }
 
 impl Then {
@@ -60,11 +65,12 @@ impl Then {
             Self::Shell => "shell",
             Self::Kexec => "kexec",
             Self::Crash => "crash",
+            Self::Script => "script",
         }
     }
 
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::PowerOff,
         Self::Reboot,
         Self::Panic,
@@ -72,12 +78,18 @@ impl Then {
         Self::Shell,
         Self::Kexec,
         Self::Crash,
+        Self::Script,
     ];
 }
 
 /// A guest's kernel command line.
 pub fn command_line(then: Then) -> String {
     format!("console=ttyS0 quiet panic=-1 tdvmm.then={}", then.word())
+}
+
+/// The command line of a guest that runs a script of [`initramfs_with_scripts`].
+pub fn script_command_line(script: &str) -> String {
+    format!("{} tdvmm.script={script}", command_line(Then::Script))
 }
 
 /// The initramfs of the guests.
@@ -90,9 +102,40 @@ pub fn initramfs(packages: &Packages) -> Result<Vec<u8>> {
 /// `selftest` is `tdx_guest_test`, see [`crate::fixture::Fixture::selftest`]; where nothing is built there is none.
 pub fn td_initramfs(packages: &Packages, series: &str, selftest: Option<&Path>) -> Result<Vec<u8>> {
     let mut archive = files(packages)?;
+    add_modules(&mut archive, packages, series, &["tdx-guest"])?;
+    if let Some(selftest) = selftest {
+        archive.copy(td::SELFTEST, 0o755, selftest)?;
+    }
+    Ok(archive.to_bytes())
+}
+
+/// The initramfs of guests that load `modules` and then run one of `scripts`, each a name and a text for
+/// busybox's shell.
+///
+/// [`pattern`] is there as `/init fill` and `/init check`.
+pub fn initramfs_with_scripts(
+    packages: &Packages,
+    series: &str,
+    modules: &[&str],
+    scripts: &[(&str, &str)],
+) -> Result<Vec<u8>> {
+    let mut archive = files(packages)?;
+    add_modules(&mut archive, packages, series, modules)?;
+    for (name, text) in scripts {
+        archive.file(&format!("{}/{name}", init::SCRIPTS), 0o755, *text);
+    }
+    Ok(archive.to_bytes())
+}
+
+fn add_modules(
+    archive: &mut Archive,
+    packages: &Packages,
+    series: &str,
+    names: &[&str],
+) -> Result<()> {
     let modules = Modules::of(&packages.kernel(series)?)?;
     let mut order = String::new();
-    for module in modules.load_order(&["tdx-guest"])? {
+    for module in modules.load_order(names)? {
         archive.file(
             &format!("{}/{}.ko", td::MODULES, module.name),
             0o644,
@@ -102,10 +145,7 @@ pub fn td_initramfs(packages: &Packages, series: &str, selftest: Option<&Path>) 
         order.push('\n');
     }
     archive.file(&format!("{}/order", td::MODULES), 0o644, order);
-    if let Some(selftest) = selftest {
-        archive.copy(td::SELFTEST, 0o755, selftest)?;
-    }
-    Ok(archive.to_bytes())
+    Ok(())
 }
 
 /// The initramfs of guests that start other kernels themselves, TDs or not.

@@ -32,6 +32,7 @@ pub struct Machine<'a> {
     parameters: Vec<(String, String)>,
     archive: Archive,
     share: Option<PathBuf>,
+    disks: Vec<PathBuf>,
     /// CPUs, the first of which stays free of guests.
     pub cpus: u32,
     /// Memory in MiB.
@@ -83,6 +84,7 @@ impl<'a> Machine<'a> {
             parameters: Vec::new(),
             archive,
             share: None,
+            disks: Vec::new(),
             cpus: 3,
             memory_mib: 4096,
             // 48 bits: a memory slot above 1 TiB is refused with the default of 40.
@@ -140,6 +142,20 @@ impl<'a> Machine<'a> {
         self.wanted
             .extend(["9pnet_virtio".to_owned(), "9p".to_owned()]);
         self.share = Some(folder.to_owned());
+    }
+
+    /// Gives L1 a raw image of this machine as a disk, `/dev/vda` and so on. What L1 flushes is in the file
+    /// when the flush returns, whatever becomes of QEMU.
+    pub fn add_disk(&mut self, image: &Path) {
+        if self.disks.is_empty() {
+            self.wanted.push("virtio_blk".to_owned());
+        }
+        self.disks.push(image.to_owned());
+    }
+
+    /// The raw images that are L1's disks.
+    pub fn disks(&self) -> &[PathBuf] {
+        &self.disks
     }
 
     /// Starts L1 and waits until its agent speaks. An L1 that does not come up is started once more,
@@ -227,6 +243,16 @@ impl<'a> Machine<'a> {
             command.arg("-virtfs").arg(format!(
                 "local,path={folder},mount_tag=host,security_model=none,multidevs=remap"
             ));
+        }
+        for (number, image) in self.disks.iter().enumerate() {
+            let image = image.display();
+            command
+                .arg("-drive")
+                .arg(format!(
+                    "file={image},format=raw,if=none,id=disk{number},cache=writeback"
+                ))
+                .arg("-device")
+                .arg(format!("virtio-blk-pci,drive=disk{number}"));
         }
         let errors = File::create(self.log_folder.join("qemu.log"))?;
         command

@@ -30,6 +30,7 @@ mod kmsg;
 mod machine;
 pub mod protocol;
 mod session;
+pub mod without_fsync;
 
 pub use kmsg::troubles;
 pub use machine::Machine;

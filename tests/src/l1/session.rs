@@ -64,6 +64,7 @@ pub struct L1 {
     kernel_log: Vec<String>,
     console: PathBuf,
     lock: Option<File>,
+    killed: bool,
     on_host: bool,
     /// How long L1 took to come up.
     pub boot_time: Duration,
@@ -132,6 +133,7 @@ impl L1 {
             kernel_log: Vec::new(),
             console,
             lock: None,
+            killed: false,
             on_host: false,
             boot_time: Duration::ZERO,
             cpus: 0,
@@ -364,6 +366,19 @@ impl L1 {
     /// Whether QEMU still runs.
     pub fn is_up(&mut self) -> bool {
         matches!(self.qemu.try_wait(), Ok(None))
+    }
+
+    /// Ends QEMU with SIGKILL, as if the machine had lost power but for this machine's page cache.
+    pub fn kill(&mut self) -> Result<()> {
+        self.killed = true;
+        self.qemu.kill()?;
+        self.qemu.wait()?;
+        Ok(())
+    }
+
+    /// Whether [`Self::kill`] ended it.
+    pub fn was_killed(&self) -> bool {
+        self.killed
     }
 
     /// Powers L1 off and waits for QEMU.
