@@ -29,13 +29,13 @@ const IMAGE: &str = "/tdx/memory.fd";
 /// The cases of this file.
 pub fn cases() -> Vec<Case> {
     vec![
-        time_against_qemu(),
         private_page(),
         // 128 MiB each way.
         memory_held_once("td-memory-held-once", Tier::Representative, 8, 1),
         // 1 GiB each way.
         memory_held_once("td-memory-held-once-1g", Tier::Full, 16, 4),
         provided_in_advance(),
+        time_against_qemu(),
     ]
 }
 
@@ -261,14 +261,14 @@ fn memory_held_once(name: &str, tier: Tier, units: u8, rounds: u32) -> Case {
         let most = (in_use / 50 + NOISE_KIB).cast_signed();
         ensure!(
             seen.iter().all(|more| *more <= most),
-            "the host holds up to {:?} KiB more, not {most} at most",
-            seen.iter().max()
+            "the host holds more than before, in KiB, of which {most} are allowed: {seen:?}"
         );
-        // Not too little either, or the memory is not what was measured.
+        // Shared memory is held in large pages and needs fewer tables. Much less than before would mean that it was
+        // not the memory that was measured.
+        let least = -(in_use / 8).cast_signed();
         ensure!(
-            seen.iter().all(|more| *more >= -most),
-            "the host holds less than before by {:?} KiB",
-            seen.iter().min()
+            seen.iter().all(|more| *more >= least),
+            "the host holds less than before, in KiB: {seen:?}"
         );
         guest.end(context)?;
         let ended = witness::take_ended(context.l1)?;
@@ -290,8 +290,12 @@ fn expect(line: &str, wanted: &str) -> Result<()> {
     Ok(())
 }
 
+/// MemAvailable of L1, when it has given up what it keeps of its own: caches, and free pages that its CPUs hold back.
 fn available_kib(context: &mut Context<'_>) -> Result<u64> {
-    let text = String::from_utf8(context.l1.read("/proc/meminfo")?)?;
+    let script =
+        "cd /proc/sys/vm; echo 3 > drop_caches; echo 1 > compact_memory; echo 1 > stat_refresh
+        /bin/busybox cat /proc/meminfo";
+    let (_, text) = context.l1.run(&Program::script(script), context.left())?;
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix("MemAvailable:"));

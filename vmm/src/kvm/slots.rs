@@ -72,6 +72,15 @@ impl MemorySlots {
         Ok(())
     }
 
+    /// Has the host use large pages for all memory of an ordinary VM, where it has any.
+    pub fn prefer_large_pages(&self) {
+        for region in self.backing.iter().flat_map(GuestMemoryMmap::iter) {
+            let len = usize::try_from(region.len()).unwrap_or(0);
+            // A host without large pages says EINVAL, and gives small ones.
+            let _ = advise(region, 0, len, libc::MADV_HUGEPAGE);
+        }
+    }
+
     /// Adds every region of `memory` to a TD, each with guest_memfd for its private side, and makes all of
     /// it private.
     ///
@@ -130,13 +139,10 @@ impl MemorySlots {
 pub struct OrdinaryMemory<'a>(pub &'a MemorySlots);
 
 impl Worker for OrdinaryMemory<'_> {
-    /// In large pages where the host has them.
     fn provide(&mut self, piece: GpaRange) -> io::Result<()> {
         let memory = self.0.backing.iter().find_map(|memory| part(memory, piece));
         let (region, offset, len) =
             memory.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
-        // A host without large pages says EINVAL, and gives small ones.
-        let _ = advise(region, offset, len, libc::MADV_HUGEPAGE);
         advise(region, offset, len, libc::MADV_POPULATE_WRITE)
     }
 }

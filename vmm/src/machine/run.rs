@@ -276,6 +276,7 @@ fn provide_memory(
         let vcpus = machine.vcpus.iter().take(threads).map(PrivateMemory);
         prefault::provide(vcpus.collect(), &ranges, go_on)
     } else {
+        machine.slots.prefer_large_pages();
         let workers = (0..threads).map(|_| OrdinaryMemory(&machine.slots));
         prefault::provide(workers.collect(), &ranges, go_on)
     };
