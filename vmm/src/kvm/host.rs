@@ -1,8 +1,11 @@
 //! What the KVM of this host can do, asked once, before anything is created.
 
+use std::arch::x86_64::__cpuid_count;
+
 use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm};
 use tdvmm_arch::cpuid::{CpuidEntry, CpuidTable};
+use tdvmm_tdx::ioctl::permit_guest_xstate;
 
 use super::KvmError;
 
@@ -38,6 +41,7 @@ impl Host {
             });
         }
         let max_vcpus = u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX);
+        permit_amx();
         // Takes the kernel 0.3 to 0.45 ms, so it is asked once.
         let supported = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
@@ -72,6 +76,21 @@ impl Host {
 
     pub(super) fn kvm(&self) -> &Kvm {
         &self.kvm
+    }
+}
+
+/// Number of the AMX tile data among the extended states.
+const TILE_DATA: u32 = 18;
+/// CPUID leaf 7, EDX: AMX tiles.
+const AMX_TILE: u32 = 1 << 24;
+
+/// Asks for guests' use of AMX where the processor has it. KVM leaves AMX out of `KVM_GET_SUPPORTED_CPUID` until
+/// this process has the permission, so it is asked for first. Without it guests have no AMX: a TD that was told to
+/// have it (`--platform xfam=`) is refused then, and nothing is amiss with any other.
+fn permit_amx() {
+    let has_amx = __cpuid_count(7, 0).edx & AMX_TILE != 0;
+    if has_amx && let Err(error) = permit_guest_xstate(TILE_DATA) {
+        log::info!("guests have no AMX: {error}");
     }
 }
 
