@@ -70,11 +70,13 @@ pub struct Cli {
     )]
     cmdline: Vec<String>,
 
-    /// Virtual processors: boot=N[,topology=SOCKETS:CORES:THREADS][,tsc_khz=N]  [default: boot=1]
+    /// Virtual processors: boot=N[,topology=SOCKETS:CORES:THREADS][,tsc_khz=N]
+    /// [,affinity=VCPU@CPUS:VCPU@CPUS], CPUS such as 1-3+6  [default: boot=1]
     #[arg(long, value_name = "boot=N", conflicts_with = "config")]
     cpus: Option<String>,
 
-    /// Guest memory: size=N with an optional K, M, G or T  [default: size=512M]
+    /// Guest memory: size=N with an optional K, M, G or T, and prefault=on to have all of it provided
+    /// before the guest starts  [default: size=512M]
     #[arg(long, value_name = "size=N", conflicts_with = "config")]
     memory: Option<String>,
 
@@ -284,11 +286,18 @@ mod tests {
     #[test]
     fn options_and_file_describe_the_same_model() {
         let options = model(&[
-            "--kernel", "vmlinuz", "--cpus", "boot=2", "--memory", "size=1G", "--serial",
+            "--kernel",
+            "vmlinuz",
+            "--cpus",
+            "boot=2,affinity=0@1:1@2-3",
+            "--memory",
+            "size=1G,prefault=on",
+            "--serial",
             "file=out",
         ]);
-        let file = r#"{"payload": {"kernel": "vmlinuz"}, "cpus": {"boot_vcpus": 2},
-            "memory": {"size": "1G"}, "serial": {"mode": "File", "file": "out"}}"#;
+        let file = r#"{"payload": {"kernel": "vmlinuz"}, "cpus": {"boot_vcpus": 2,
+            "affinity": [{"vcpu": 0, "host_cpus": [1]}, {"vcpu": 1, "host_cpus": [2, 3]}]},
+            "memory": {"size": "1G", "prefault": true}, "serial": {"mode": "File", "file": "out"}}"#;
         assert_eq!(serde_json::from_str::<VmConfig>(file).unwrap(), options);
         assert_eq!(options.memory.size, ByteSize(1 << 30));
     }

@@ -6,6 +6,7 @@
 //!
 //! `config` and `plan` decide; `kvm`, `memory`, `serial`, `vcpu` and `machine` act.
 
+pub mod affinity;
 pub mod cli;
 pub mod config;
 pub mod ending;

@@ -8,6 +8,7 @@
 //!
 //! All of it happens before anything is created. An error names the option, the value and the remedy.
 
+mod affinity;
 mod console;
 mod devices;
 mod disk;
@@ -17,12 +18,13 @@ mod size;
 mod td;
 mod validate;
 
+pub use affinity::Affinity;
 pub use console::{Console, ConsoleConfig, ConsoleMode, parse_console};
 pub use devices::{Device, PciDevice};
 pub use disk::{Disk, DiskCache, DiskConfig, ImageType, Limit, parse_disk};
 pub use model::{
-    CpusConfig, MemoryConfig, PayloadConfig, PlatformConfig, SerialConfig, SerialMode,
-    TopologyConfig, VmConfig,
+    AffinityConfig, CpusConfig, MemoryConfig, PayloadConfig, PlatformConfig, SerialConfig,
+    SerialMode, TopologyConfig, VmConfig,
 };
 pub use options::{parse_cpus, parse_memory, parse_platform, parse_rng, parse_serial};
 pub use size::{ByteSize, parse_size};

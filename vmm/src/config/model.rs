@@ -105,6 +105,19 @@ pub struct CpusConfig {
     /// TSC frequency of a TD in kHz, a multiple of 25 MHz; without it the host's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tsc_khz: Option<u32>,
+    /// CPUs of the host that a vCPU may run on; one that is not named runs where the host lets it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub affinity: Vec<AffinityConfig>,
+}
+
+/// Where one vCPU may run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AffinityConfig {
+    /// The vCPU's number.
+    pub vcpu: u32,
+    /// Numbers of the host's CPUs.
+    pub host_cpus: Vec<u32>,
 }
 
 impl Default for CpusConfig {
@@ -113,6 +126,7 @@ impl Default for CpusConfig {
             boot: 1,
             topology: None,
             tsc_khz: None,
+            affinity: Vec::new(),
         }
     }
 }
@@ -134,15 +148,24 @@ pub struct TopologyConfig {
 #[serde(deny_unknown_fields)]
 pub struct MemoryConfig {
     /// RAM in bytes.
+    #[serde(default = "default_size")]
     pub size: ByteSize,
+    /// Whether the host provides all of it before the guest starts.
+    #[serde(default)]
+    pub prefault: bool,
 }
 
 impl Default for MemoryConfig {
     fn default() -> Self {
         Self {
-            size: ByteSize(512 << 20),
+            size: default_size(),
+            prefault: false,
         }
     }
+}
+
+const fn default_size() -> ByteSize {
+    ByteSize(512 << 20)
 }
 
 /// Where the bytes of the first serial port go.

@@ -7,23 +7,29 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::{
-    ConfigError, CpusConfig, MemoryConfig, PlatformConfig, SerialConfig, SerialMode,
-    TopologyConfig, parse_size,
+    AffinityConfig, ConfigError, CpusConfig, MemoryConfig, PlatformConfig, SerialConfig,
+    SerialMode, TopologyConfig, parse_size,
 };
 
-/// Reads `boot=N[,topology=sockets:cores:threads]`.
+/// Reads `boot=N[,topology=sockets:cores:threads][,tsc_khz=N][,affinity=VCPU@CPUS:VCPU@CPUS]`.
 ///
 /// # Errors
 ///
 /// If the text is not of that form.
 pub fn parse_cpus(text: &str) -> Result<CpusConfig, ConfigError> {
-    let pairs = Pairs::parse("--cpus", text, &["boot", "topology", "tsc_khz"])?;
+    let pairs = Pairs::parse("--cpus", text, &["boot", "topology", "tsc_khz", "affinity"])?;
     let mut cpus = CpusConfig::default();
     if let Some(boot) = pairs.get("boot") {
         cpus.boot = pairs.number("boot", boot)?;
     }
     if let Some(khz) = pairs.get("tsc_khz") {
         cpus.tsc_khz = Some(pairs.number("tsc_khz", khz)?);
+    }
+    if let Some(affinity) = pairs.get("affinity") {
+        cpus.affinity = affinity
+            .split(':')
+            .map(|one| parse_affinity(&pairs, one))
+            .collect::<Result<_, _>>()?;
     }
     if let Some(topology) = pairs.get("topology") {
         cpus.topology = Some(parse_topology(&pairs, topology)?);
@@ -32,6 +38,42 @@ pub fn parse_cpus(text: &str) -> Result<CpusConfig, ConfigError> {
         }
     }
     Ok(cpus)
+}
+
+/// The most CPUs that one list may name: as many as a kernel can have.
+const MAX_HOST_CPUS: usize = 8192;
+
+/// Reads `0@1-3+6`: vCPU 0 on CPUs 1, 2, 3 and 6 of the host.
+fn parse_affinity(pairs: &Pairs, text: &str) -> Result<AffinityConfig, ConfigError> {
+    let (vcpu, list) = text.split_once('@').ok_or_else(|| {
+        pairs.problem(format!(
+            "affinity: '{text}' is no VCPU@CPUS; write such as affinity=0@1:1@2-3+6"
+        ))
+    })?;
+    let mut host_cpus = Vec::new();
+    for part in list.split('+') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let first: u32 = pairs.number("affinity", first)?;
+        let last: u32 = pairs.number("affinity", last)?;
+        let count = last.checked_sub(first).map(|more| more as usize);
+        match count {
+            Some(more) if more < MAX_HOST_CPUS - host_cpus.len().min(MAX_HOST_CPUS) => {
+                host_cpus.extend(first..=last);
+            }
+            Some(_) => {
+                return Err(pairs.problem(format!(
+                    "affinity: '{part}' names more than {MAX_HOST_CPUS} CPUs"
+                )));
+            }
+            None => {
+                return Err(pairs.problem(format!("affinity: '{part}' ends before it starts")));
+            }
+        }
+    }
+    Ok(AffinityConfig {
+        vcpu: pairs.number("affinity", vcpu)?,
+        host_cpus,
+    })
 }
 
 fn parse_topology(pairs: &Pairs, text: &str) -> Result<TopologyConfig, ConfigError> {
@@ -87,17 +129,18 @@ pub fn parse_platform(text: &str) -> Result<PlatformConfig, ConfigError> {
     })
 }
 
-/// Reads `size=N[K|M|G|T]`.
+/// Reads `size=N[K|M|G|T][,prefault=on|off]`.
 ///
 /// # Errors
 ///
 /// If the text is not of that form.
 pub fn parse_memory(text: &str) -> Result<MemoryConfig, ConfigError> {
-    let pairs = Pairs::parse("--memory", text, &["size"])?;
+    let pairs = Pairs::parse("--memory", text, &["size", "prefault"])?;
     let mut memory = MemoryConfig::default();
     if let Some(size) = pairs.get("size") {
         memory.size = parse_size(size).map_err(|problem| pairs.problem(problem))?;
     }
+    memory.prefault = pairs.optional_switch("prefault")?.unwrap_or(false);
     Ok(memory)
 }
 
@@ -273,7 +316,7 @@ mod tests {
         let text = message(parse_cpus("boots=2"));
         assert_eq!(
             text,
-            "--cpus boots=2: unknown key 'boots'; keys are boot, topology, tsc_khz"
+            "--cpus boots=2: unknown key 'boots'; keys are boot, topology, tsc_khz, affinity"
         );
         assert!(message(parse_cpus("boot=2,boot=3")).contains("given twice"));
         assert!(message(parse_memory("512M")).contains("keys are size"));

@@ -9,7 +9,8 @@ use tdvmm_arch::topology::Topology;
 
 use super::devices::{self, PciDevice};
 use super::{
-    ConfigError, ConsoleMode, PayloadConfig, SerialConfig, SerialMode, TdOptions, VmConfig,
+    Affinity, ConfigError, ConsoleMode, PayloadConfig, SerialConfig, SerialMode, TdOptions,
+    VmConfig,
 };
 
 /// Bytes of a command line with its final 0, at most. Linux: COMMAND_LINE_SIZE of x86 is 2048; newer and
@@ -25,6 +26,10 @@ pub struct Machine {
     pub topology: Topology,
     /// Where RAM lies.
     pub ram: RamLayout,
+    /// Whether the host provides all of RAM before the guest starts.
+    pub prefault: bool,
+    /// Where vCPUs may run.
+    pub affinity: Affinity,
     /// The first serial port.
     pub serial: SerialBackend,
     /// What becomes a PCI function, in the order of the slots.
@@ -96,6 +101,8 @@ pub fn validate(config: &VmConfig) -> Result<Machine, ConfigError> {
         topology: topology(config)?,
         ram: RamLayout::new(size)
             .map_err(|e| ConfigError::option("--memory", format!("size={size}"), e.to_string()))?,
+        prefault: config.memory.prefault,
+        affinity: Affinity::new(&config.cpus)?,
         serial: serial(config, td.is_some())?,
         devices: devices::devices(config)?,
         td,
@@ -305,7 +312,7 @@ mod tests {
             c.cpus = CpusConfig {
                 boot: 3,
                 topology,
-                tsc_khz: None,
+                ..Default::default()
             };
         });
         assert_eq!(

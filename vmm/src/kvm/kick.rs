@@ -68,14 +68,14 @@ impl ExitFlag {
 
 /// A vCPU thread that can be kicked, and gives its vCPU back when joined.
 #[derive(Debug)]
-pub struct KickableThread<T> {
-    thread: JoinHandle<(VcpuFd, T)>,
+pub struct KickableThread {
+    thread: JoinHandle<VcpuFd>,
     flag: ExitFlag,
 }
 
-impl<T> KickableThread<T> {
+impl KickableThread {
     /// Pairs a thread with the flag of the vCPU that it runs and returns.
-    pub fn new(thread: JoinHandle<(VcpuFd, T)>, flag: ExitFlag) -> Self {
+    pub fn new(thread: JoinHandle<VcpuFd>, flag: ExitFlag) -> Self {
         Self { thread, flag }
     }
 
@@ -87,8 +87,11 @@ impl<T> KickableThread<T> {
         }
         // SAFETY: the byte lies in the run page, which is mapped until the `VcpuFd` is dropped. The thread
         // owns that and returns it through `join`, which takes `self`, so it has not been dropped. A byte
-        // is always aligned. This process accesses it only here and, while it is in no `KVM_RUN`, through
-        // the vCPU's own thread (see `vcpu::KvmVcpu::enter`), atomically as well.
+        // is always aligned. The vCPU's own thread makes exclusive borrows of the whole page
+        // (`VcpuFd::get_kvm_run`), in `vcpu::KvmVcpu`, and none of them is used to read or write this byte
+        // but for the atomic store in `clear_exit_flag`; the kernel only reads it. So no access to the byte
+        // is ever at odds with this one, although the borrow's type claims the byte for its time: the page
+        // is memory shared with the kernel, mapped outside of anything that Rust allocated.
         let flag = unsafe { AtomicU8::from_ptr(self.flag.0.as_ptr()) };
         // What the thread is told was stored before this (`fence` in `vcpu::KvmVcpu::clear_exit_flag`).
         fence(Ordering::SeqCst);
@@ -99,7 +102,8 @@ impl<T> KickableThread<T> {
     }
 
     /// Waits for the thread, which must have been told to end.
-    pub fn join(self) -> Option<T> {
-        self.thread.join().ok().map(|(_vcpu, outcome)| outcome)
+    pub fn join(self) {
+        // What a panic in the thread was has been reported by its hook.
+        let _ = self.thread.join();
     }
 }

@@ -25,6 +25,7 @@ use vmm_sys_util::fallocate::{FallocateMode, fallocate};
 
 use super::KvmError;
 use crate::memory::convert::Backings;
+use crate::memory::prefault::Worker;
 
 /// The right to add memory to one VM. It keeps what it added mapped for as long as the VM lives.
 #[derive(Debug)]
@@ -71,6 +72,15 @@ impl MemorySlots {
         Ok(())
     }
 
+    /// Has the host use large pages for all memory of an ordinary VM, where it has any.
+    pub fn prefer_large_pages(&self) {
+        for region in self.backing.iter().flat_map(GuestMemoryMmap::iter) {
+            let len = usize::try_from(region.len()).unwrap_or(0);
+            // A host without large pages says EINVAL, and gives small ones.
+            let _ = advise(region, 0, len, libc::MADV_HUGEPAGE);
+        }
+    }
+
     /// Adds every region of `memory` to a TD, each with guest_memfd for its private side, and makes all of
     /// it private.
     ///
@@ -82,6 +92,10 @@ impl MemorySlots {
         let mut parts = Vec::new();
         for region in memory.iter() {
             let failed = |call| move |source| KvmError::Call { call, source };
+            // A large page for one shared page would hold the memory of its private neighbours a second time.
+            // Where the host has no large pages at all this is refused, which is as well.
+            let len = usize::try_from(region.len()).unwrap_or(0);
+            let _ = advise(region, 0, len, libc::MADV_NOHUGEPAGE);
             let private = create_guest_memfd(&self.vm, region.len())
                 .map(File::from)
                 .map_err(failed("KVM_CREATE_GUEST_MEMFD"))?;
@@ -120,6 +134,19 @@ impl MemorySlots {
     }
 }
 
+/// Provides memory of an ordinary VM.
+#[derive(Debug)]
+pub struct OrdinaryMemory<'a>(pub &'a MemorySlots);
+
+impl Worker for OrdinaryMemory<'_> {
+    fn provide(&mut self, piece: GpaRange) -> io::Result<()> {
+        let memory = self.0.backing.iter().find_map(|memory| part(memory, piece));
+        let (region, offset, len) =
+            memory.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+        advise(region, offset, len, libc::MADV_POPULATE_WRITE)
+    }
+}
+
 /// Both sides of a TD's memory.
 #[derive(Debug)]
 pub struct TdBackings {
@@ -145,16 +172,40 @@ impl TdBackings {
     }
 
     fn region(&self, range: GpaRange) -> io::Result<(&GuestRegionMmap, usize, usize)> {
-        let region = self.shared.find_region(GuestAddress(range.start().0));
-        let (Some(region), Ok(len)) = (region, usize::try_from(range.len())) else {
-            return Err(io::Error::from_raw_os_error(libc::EINVAL));
-        };
-        let offset = range.start().0 - region.start_addr().0;
-        let left = region.len() - offset;
-        match usize::try_from(offset) {
-            Ok(offset) if range.len() <= left => Ok((region, offset, len)),
-            _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
-        }
+        part(&self.shared, range).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
+    }
+}
+
+/// The region that holds `range`, with offset and length of it there.
+fn part(memory: &GuestMemoryMmap, range: GpaRange) -> Option<(&GuestRegionMmap, usize, usize)> {
+    let region = memory.find_region(GuestAddress(range.start().0))?;
+    let offset = range.start().0 - region.start_addr().0;
+    let len = usize::try_from(range.len()).ok()?;
+    let fits = range.len() <= region.len() - offset;
+    Some((region, usize::try_from(offset).ok()?, len)).filter(|_| fits)
+}
+
+/// Advises the kernel of `len` bytes from `offset` on of `region`, with advice under which memory of this process
+/// stays mapped: MADV_DONTNEED, MADV_HUGEPAGE, MADV_NOHUGEPAGE or MADV_POPULATE_WRITE.
+fn advise(
+    region: &GuestRegionMmap,
+    offset: usize,
+    len: usize,
+    advice: libc::c_int,
+) -> io::Result<()> {
+    let size = usize::try_from(region.len()).unwrap_or(0);
+    if offset > size || len > size - offset {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: the offset lies in the region's mapping, as has just been checked.
+    let start = unsafe { region.as_ptr().add(offset) };
+    // SAFETY: the bytes from `start` are pages of an anonymous private mapping that `region` keeps, and none of
+    // the four kinds of advice unmaps any. At most their contents change, to zeros, and nothing in this
+    // process relies on those: guest memory is only read through volatile accesses, as memory that changes at
+    // any time.
+    match unsafe { libc::madvise(start.cast(), len, advice) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -190,16 +241,17 @@ impl Backings for TdBackings {
             }
             Visibility::Shared => {
                 let (region, offset, len) = self.region(range)?;
-                // SAFETY: `region` found the offset and the length to lie in the region's mapping.
-                let start = unsafe { region.as_ptr().add(offset) };
-                // SAFETY: the bytes from `start` are whole pages of an anonymous private mapping that
-                // `region` keeps. Nothing in this process relies on their contents: guest memory is only
-                // read through volatile accesses, as memory that changes at any time.
-                match unsafe { libc::madvise(start.cast(), len, libc::MADV_DONTNEED) } {
-                    0 => Ok(()),
-                    _ => Err(io::Error::last_os_error()),
-                }
+                advise(region, offset, len, libc::MADV_DONTNEED)
             }
         }
+    }
+
+    fn large_pages(&self, block: GpaRange, allowed: bool) -> io::Result<()> {
+        let (region, offset, len) = self.region(block)?;
+        let advice = match allowed {
+            true => libc::MADV_HUGEPAGE,
+            false => libc::MADV_NOHUGEPAGE,
+        };
+        advise(region, offset, len, advice)
     }
 }

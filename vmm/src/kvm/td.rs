@@ -3,12 +3,15 @@
 
 #![expect(unsafe_code, reason = "the VM's descriptor is duplicated")]
 
+use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
-use kvm_ioctls::{Cap, VmFd};
+use kvm_ioctls::{Cap, VcpuFd, VmFd};
+use tdvmm_arch::GpaRange;
+use tdvmm_tdx::abi::KVM_CAP_PRE_FAULT_MEMORY;
 use tdvmm_tdx::abi::KVM_X86_TDX_VM;
-use tdvmm_tdx::ioctl::KvmTd;
+use tdvmm_tdx::ioctl::{self, KvmTd};
 
 use super::KvmError;
 use super::doorbells::Doorbells;
@@ -16,6 +19,7 @@ use super::host::Host;
 use super::routes::IrqRoutes;
 use super::slots::MemorySlots;
 use super::vm::VmHandles;
+use crate::memory::prefault::Worker;
 
 /// What a TD needs of KVM beside VM type 5, asked of the VM, since only a TD has some of it.
 const NEEDED: &[(Cap, &str)] = &[
@@ -26,6 +30,9 @@ const NEEDED: &[(Cap, &str)] = &[
     (Cap::ExitHypercall, "KVM_CAP_EXIT_HYPERCALL"),
 ];
 
+/// Tries to provide memory in a row that may come to nothing.
+const VAIN_MAX: u32 = 10_000;
+
 /// `KVM_CAP_VM_TYPES`: a bit for each type of VM.
 const VM_TYPES: u64 = 235;
 
@@ -33,6 +40,50 @@ const VM_TYPES: u64 = 235;
 #[must_use]
 pub fn is_supported(host: &Host) -> bool {
     host.kvm().check_extension_raw(VM_TYPES) & (1 << KVM_X86_TDX_VM) != 0
+}
+
+/// Refuses a host that cannot provide private memory in advance.
+///
+/// # Errors
+///
+/// If its KVM lacks the call.
+pub fn check_prefault(host: &Host) -> Result<(), KvmError> {
+    match host
+        .kvm()
+        .check_extension_raw(KVM_CAP_PRE_FAULT_MEMORY.into())
+    {
+        0 => Err(KvmError::Lacks {
+            what: "KVM_CAP_PRE_FAULT_MEMORY, by which --memory prefault=on provides a TD's memory",
+            remedy: "use Linux 6.11 or newer, or leave prefault=on out",
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Provides private memory of a launched TD through one of its vCPUs, which does not run yet.
+#[derive(Debug)]
+pub struct PrivateMemory<'a>(pub &'a VcpuFd);
+
+impl Worker for PrivateMemory<'_> {
+    fn provide(&mut self, piece: GpaRange) -> io::Result<()> {
+        let mut rest = piece;
+        let mut vain = 0;
+        while !rest.is_empty() {
+            let left = ioctl::pre_fault(self.0, rest)
+                .map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
+            // EAGAIN without progress is a race with another thread, over in a moment.
+            vain = if left.len() == rest.len() {
+                vain + 1
+            } else {
+                0
+            };
+            if vain > VAIN_MAX {
+                return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+            }
+            rest = left;
+        }
+        Ok(())
+    }
 }
 
 /// Creates the VM of a TD. Nothing of it is a TD yet.

@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::sys::signalfd::SignalFd;
 use serde::Serialize;
 use tdvmm_firmware::measure::Digest;
 use tdvmm_tdx::host::{Finding, first_failure};
@@ -15,8 +17,9 @@ use vmm_sys_util::eventfd::EventFd;
 use super::board::BoardError;
 use super::events::{self, LoopError};
 use super::functions::{self, DeviceError};
-use super::launch_plain::{self, LaunchError};
+use super::launch_plain::{self, LaunchError, ReadyMachine};
 use super::launch_td::{self, TdLaunchError};
+use crate::affinity::{self, AffinityError};
 use crate::cli::LaunchOptions;
 use crate::config::{Console, Device, Machine, SerialBackend};
 use crate::ending::{
@@ -25,7 +28,11 @@ use crate::ending::{
 };
 use crate::host_check;
 use crate::kvm::host::Host;
+use crate::kvm::slots::OrdinaryMemory;
+use crate::kvm::td::PrivateMemory;
 use crate::kvm::{KvmError, kick, td};
+use crate::memory::prefault;
+use crate::observe::progress::Progress;
 use crate::payload::{PayloadError, PayloadFiles, open_payload};
 use crate::plan::pci::Function;
 use crate::plan::td::TdPlan;
@@ -62,6 +69,12 @@ pub enum RunError {
         /// Width of guest-physical addresses.
         bits: u32,
     },
+    /// A vCPU cannot be bound as asked for.
+    #[error(transparent)]
+    Affinity(#[from] AffinityError),
+    /// Memory cannot be provided in advance.
+    #[error("--memory prefault=on: the host cannot provide the memory; give the guest less of it")]
+    Prefault(#[source] std::io::Error),
     /// What a device needs cannot be had.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -114,6 +127,7 @@ impl RunError {
             Self::Payload(_)
             | Self::Plan(_)
             | Self::Device(_)
+            | Self::Affinity(AffinityError::NotAllowed { .. })
             | Self::TooManyVcpus { .. }
             | Self::TooMuchMemory { .. } => BAD_CONFIG,
             Self::UnexpectedMrtd { .. } => TD_UNEXPECTED_MRTD,
@@ -127,6 +141,8 @@ impl RunError {
             | Self::Launch(LaunchError::Board(BoardError::Serial { .. })) => BAD_CONFIG,
             Self::TdLaunch(_) => TD_LAUNCH_FAILED,
             Self::Kvm(_)
+            | Self::Affinity(_)
+            | Self::Prefault(_)
             | Self::Launch(_)
             | Self::Loop(_)
             | Self::Transcript { .. }
@@ -177,10 +193,14 @@ impl Prepared {
             files,
             options,
         } = self;
+        affinity::check(&plan.affinity)?;
         let host = Host::open()?;
         check_limits(&plan, &host)?;
         if plan.td.is_some() && !td::is_supported(&host) {
             return Err(RunError::TdxNotReady(why_not_ready()));
+        }
+        if plan.prefault && plan.td.is_some() {
+            td::check_prefault(&host)?;
         }
         let signals = events::take_signals()?;
         kick::prepare()?;
@@ -203,7 +223,13 @@ impl Prepared {
                 machine
             }
         };
+        if plan.prefault
+            && let Some(signal) = provide_memory(&plan, &machine, &signals)?
+        {
+            return Ok(Ending::Signal(signal));
+        }
         let on_terminal = uses_terminal(&plan);
+        let affinity = plan.affinity.clone();
         // Images and kernels of firmware need not stay in memory twice.
         drop(plan);
         let _terminal = match on_terminal {
@@ -212,10 +238,45 @@ impl Prepared {
         };
         let board = machine.board;
         // Dropped first on the way out: the vCPUs stop before the devices go.
-        let _vcpus = VcpuThreads::start(machine.vcpus, machine.slots, &board.buses, &endings)
-            .map_err(process("start a thread for a vCPU"))?;
+        let _vcpus = VcpuThreads::start(
+            machine.vcpus,
+            machine.slots,
+            &affinity,
+            &board.buses,
+            &endings,
+        )
+        .map_err(process("start a thread for a vCPU"))?;
         Ok(events::wait_for_end(&endings, signals, board.input)?)
     }
+}
+
+/// Has the host provide all of RAM. Gives the signal that called it off, if one did.
+fn provide_memory(
+    plan: &Plan,
+    machine: &ReadyMachine,
+    signals: &SignalFd,
+) -> Result<Option<i32>, RunError> {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let ranges: Vec<_> = plan.ram.ranges().collect();
+    let mut progress = Progress::new("memory provided");
+    let mut signal = None;
+    let go_on = |done, total| {
+        progress.show(done, total);
+        if let Ok(Some(came)) = signals.read_signal() {
+            signal = Some(came.ssi_signo.cast_signed());
+        }
+        signal.is_none()
+    };
+    let outcome = if plan.td.is_some() {
+        let vcpus = machine.vcpus.iter().take(threads).map(PrivateMemory);
+        prefault::provide(vcpus.collect(), &ranges, go_on)
+    } else {
+        machine.slots.prefer_large_pages();
+        let workers = (0..threads).map(|_| OrdinaryMemory(&machine.slots));
+        prefault::provide(workers.collect(), &ranges, go_on)
+    };
+    outcome.map_err(RunError::Prefault)?;
+    Ok(signal)
 }
 
 fn uses_terminal(plan: &Plan) -> bool {

@@ -8,6 +8,7 @@
 //! The answer to the guest comes after all of it. Conversions of distinct 2 MiB blocks run side by side;
 //! those of one block take turns. No lock is held while a device works.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::io;
 use std::ops::Range;
@@ -23,6 +24,9 @@ use super::pages::PageBits;
 
 /// Locks, one of which serves each 2 MiB block.
 const STRIPES: usize = 64;
+/// Blocks that may have a large page at one time, 8 GiB: each that stands alone splits a mapping of this process in
+/// three, and a process has 65530 at most.
+const LARGE_MAX: usize = 4096;
 
 /// The two backings of a TD's memory, and what KVM is told of them.
 pub trait Backings: Debug + Send + Sync {
@@ -39,6 +43,13 @@ pub trait Backings: Debug + Send + Sync {
     ///
     /// The host's.
     fn discard(&self, range: GpaRange, side: Visibility) -> io::Result<()>;
+
+    /// Says whether the host may use a large page for the shared side of `block`, an aligned 2 MiB.
+    ///
+    /// # Errors
+    ///
+    /// The host's; nothing but speed is lost.
+    fn large_pages(&self, block: GpaRange, allowed: bool) -> io::Result<()>;
 }
 
 /// The memory of a TD, convertible.
@@ -49,6 +60,9 @@ pub struct TdMemory<B> {
     backings: B,
     /// Leaf locks: taken one at a time, held while KVM converts one block.
     stripes: [Mutex<()>; STRIPES],
+    /// Numbers of the blocks that are shared as a whole and may have a large page. Leaf lock, taken under one
+    /// of the stripes.
+    large: Mutex<BTreeSet<u64>>,
 }
 
 impl<B: Backings> TdMemory<B> {
@@ -60,6 +74,7 @@ impl<B: Backings> TdMemory<B> {
             bits,
             backings,
             stripes: std::array::from_fn(|_| Mutex::default()),
+            large: Mutex::default(),
         }
     }
 
@@ -103,6 +118,7 @@ impl<B: Backings> TdMemory<B> {
         match to {
             Visibility::Private => {
                 self.bits.mark_private(block);
+                self.no_large_page(block);
                 self.backings.set_visibility(block, to)?;
                 self.backings.discard(block, Visibility::Shared)
             }
@@ -110,8 +126,41 @@ impl<B: Backings> TdMemory<B> {
                 self.backings.set_visibility(block, to)?;
                 self.backings.discard(block, Visibility::Private)?;
                 self.bits.mark_shared(block);
+                self.large_page(block);
                 Ok(())
             }
+        }
+    }
+
+    /// Allows a large page for the block around `part` when all of it is shared: bounce buffers are, as a rule.
+    /// In a block that is shared in part one would hold the memory of private pages a second time.
+    fn large_page(&self, part: GpaRange) {
+        let number = part.start().0 / LARGE_PAGE_SIZE;
+        let start = number * LARGE_PAGE_SIZE;
+        let Some(block) = GpaRange::from_len(Gpa(start), LARGE_PAGE_SIZE) else {
+            return;
+        };
+        if !self.bits.is_shared(start..block.end().0) {
+            return;
+        }
+        let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
+        if large.len() < LARGE_MAX
+            && !large.contains(&number)
+            && self.backings.large_pages(block, true).is_ok()
+        {
+            large.insert(number);
+        }
+    }
+
+    /// Takes the permission back before a part of the block turns private. Of a large page that is there the host
+    /// gets that part back when it splits the page, at the latest when it is short of memory.
+    fn no_large_page(&self, part: GpaRange) {
+        let number = part.start().0 / LARGE_PAGE_SIZE;
+        let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
+        if large.remove(&number)
+            && let Some(block) = GpaRange::from_len(Gpa(number * LARGE_PAGE_SIZE), LARGE_PAGE_SIZE)
+        {
+            let _ = self.backings.large_pages(block, false);
         }
     }
 
@@ -170,6 +219,7 @@ mod tests {
     enum Call {
         Set(GpaRange, Visibility),
         Discard(GpaRange, Visibility),
+        LargePages(GpaRange, bool),
     }
 
     #[derive(Debug, Default)]
@@ -194,6 +244,13 @@ mod tests {
         }
         fn discard(&self, range: GpaRange, side: Visibility) -> io::Result<()> {
             self.calls.lock().unwrap().push(Call::Discard(range, side));
+            Ok(())
+        }
+        fn large_pages(&self, block: GpaRange, allowed: bool) -> io::Result<()> {
+            self.calls
+                .lock()
+                .unwrap()
+                .push(Call::LargePages(block, allowed));
             Ok(())
         }
     }
@@ -285,10 +342,31 @@ mod tests {
             .into_iter()
             .filter_map(|call| match call {
                 Call::Set(range, _) => Some(range),
-                Call::Discard(..) => None,
+                Call::Discard(..) | Call::LargePages(..) => None,
             })
             .collect();
         assert_eq!(blocks, [pages(511, 1), pages(512, 512), pages(1024, 1)]);
+    }
+
+    #[test]
+    fn large_page_is_allowed_while_all_of_a_block_is_shared() {
+        let recorder = Recorder::default();
+        let memory = TdMemory::new(vec![RAM], &recorder);
+        let large = |range, to| {
+            assert_eq!(memory.convert(range, to), MapGpaStatus::Done);
+            let calls = recorder.take().into_iter();
+            calls
+                .filter(|call| matches!(call, Call::LargePages(..)))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(large(pages(512, 511), Visibility::Shared), []);
+        let block = pages(512, 512);
+        let allowed = Call::LargePages(block, true);
+        assert_eq!(large(pages(1023, 1), Visibility::Shared), [allowed]);
+        assert_eq!(large(block, Visibility::Shared), []);
+        let taken_back = Call::LargePages(block, false);
+        assert_eq!(large(pages(600, 1), Visibility::Private), [taken_back]);
+        assert_eq!(large(pages(601, 1), Visibility::Private), []);
     }
 
     #[test]

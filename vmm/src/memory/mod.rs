@@ -5,4 +5,5 @@
 
 pub mod convert;
 pub mod pages;
+pub mod prefault;
 pub mod ram;

@@ -1,3 +1,4 @@
 //! What the program tells of itself.
 
 pub mod log;
+pub mod progress;

@@ -21,7 +21,7 @@ use tdvmm_firmware::fwcfg::FwCfgError;
 use tdvmm_firmware::varstore::ReplaceError;
 use thiserror::Error;
 
-use crate::config::{Machine, SerialBackend};
+use crate::config::{Affinity, Machine, SerialBackend};
 use crate::payload::{Firmware, KernelKind};
 use firmware::FirmwarePlan;
 use platform::Place;
@@ -83,6 +83,10 @@ pub struct Plan {
     pub topology: Topology,
     /// Where RAM lies.
     pub ram: RamLayout,
+    /// Whether the host provides all of RAM before the guest starts.
+    pub prefault: bool,
+    /// Where vCPUs may run; without a word of it, where the host lets them.
+    pub affinity: Affinity,
     /// What stands at which port or address.
     pub platform: Vec<Place>,
     /// The PCI functions that were asked for.
@@ -165,6 +169,8 @@ impl Plan {
         Ok(Self {
             topology: machine.topology,
             ram: machine.ram,
+            prefault: machine.prefault,
+            affinity: machine.affinity.clone(),
             platform: platform::places(with_serial, with_firmware),
             pci: pci::functions(&machine.devices),
             serial: machine.serial.clone(),

@@ -7,6 +7,8 @@ use kvm_ioctls::VcpuFd;
 use tdvmm_arch::VcpuId;
 
 use super::run_loop::{self, Buses};
+use crate::affinity;
+use crate::config::Affinity;
 use crate::ending::{Ending, EndingCell};
 use crate::kvm::kick::{ExitFlag, KickableThread};
 use crate::kvm::slots::MemorySlots;
@@ -18,13 +20,14 @@ const STACK_SIZE: usize = 256 << 10;
 /// The running vCPUs of a machine. Dropping it stops them, and then lets go of the guest's memory.
 #[derive(Debug)]
 pub struct VcpuThreads {
-    threads: Vec<KickableThread<()>>,
+    threads: Vec<KickableThread>,
     stop: Arc<AtomicBool>,
     _slots: MemorySlots,
 }
 
 impl VcpuThreads {
-    /// Starts one thread for each of `vcpus`, in order of their numbers; `slots` is their memory.
+    /// Starts one thread for each of `vcpus`, in order of their numbers, bound as `affinity` says; `slots` is
+    /// their memory.
     ///
     /// A vCPU that ends the machine tells `endings`, and its thread ends.
     ///
@@ -34,6 +37,7 @@ impl VcpuThreads {
     pub fn start(
         vcpus: Vec<VcpuFd>,
         slots: MemorySlots,
+        affinity: &Affinity,
         buses: &Arc<Buses>,
         endings: &Arc<EndingCell>,
     ) -> std::io::Result<Self> {
@@ -48,6 +52,7 @@ impl VcpuThreads {
             let flag = ExitFlag::of(&mut vcpu);
             let work = Work {
                 id: VcpuId(number),
+                host_cpus: affinity.of(number).map(<[u32]>::to_vec),
                 buses: Arc::clone(buses),
                 endings: Arc::clone(endings),
                 stop: Arc::clone(&started.stop),
@@ -66,31 +71,35 @@ impl Drop for VcpuThreads {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         self.threads.iter().for_each(KickableThread::kick);
-        self.threads.drain(..).for_each(|thread| {
-            thread.join();
-        });
+        self.threads.drain(..).for_each(KickableThread::join);
     }
 }
 
 struct Work {
     id: VcpuId,
+    host_cpus: Option<Vec<u32>>,
     buses: Arc<Buses>,
     endings: Arc<EndingCell>,
     stop: Arc<AtomicBool>,
 }
 
 impl Work {
-    fn run(self, vcpu: VcpuFd) -> (VcpuFd, ()) {
+    fn run(self, vcpu: VcpuFd) -> VcpuFd {
         let mut vcpu = KvmVcpu::new(vcpu);
-        let outcome = run_loop::run(&mut vcpu, self.id.0, &self.buses, &self.stop);
-        match outcome {
-            Ok(None) => {}
-            Ok(Some(ending)) => self.endings.end(ending),
-            Err(error) => self.endings.end(Ending::UnexpectedExit {
-                vcpu: self.id.0,
-                report: format!("{error}: {}", error.0),
-            }),
+        let unexpected = |report: String| Ending::UnexpectedExit {
+            vcpu: self.id.0,
+            report,
+        };
+        let bound = self.host_cpus.as_deref().map_or(Ok(()), affinity::bind);
+        let outcome = match bound {
+            Ok(()) => run_loop::run(&mut vcpu, self.id.0, &self.buses, &self.stop)
+                .unwrap_or_else(|error| Some(unexpected(format!("{error}: {}", error.0)))),
+            // The CPUs were there when the machine was prepared.
+            Err(error) => Some(unexpected(format!("cannot be bound to its CPUs: {error}"))),
+        };
+        if let Some(ending) = outcome {
+            self.endings.end(ending);
         }
-        (vcpu.into_fd(), ())
+        vcpu.into_fd()
     }
 }
