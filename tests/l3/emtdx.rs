@@ -288,15 +288,18 @@ impl Left {
 
 /// A TD that QEMU launches.
 #[derive(Clone, Copy, Debug)]
-struct QemuTd {
-    cpus: u32,
-    memory_mib: u64,
+pub struct QemuTd {
+    /// vCPUs.
+    pub cpus: u32,
+    /// Memory.
+    pub memory_mib: u64,
     /// Added to the kernel's command line.
-    words: &'static str,
+    pub words: &'static str,
 }
 
 impl QemuTd {
-    fn command(&self) -> Program {
+    /// The command that launches it.
+    pub fn command(&self) -> Program {
         let object = format!(
             r#"{{"qom-type":"tdx-guest","id":"tdx0","quote-generation-socket":{{"type":"unix","path":"{QUOTE_SOCKET}"}}}}"#
         );

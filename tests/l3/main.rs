@@ -8,6 +8,7 @@ mod guests;
 mod oracle;
 mod serial;
 mod td;
+mod td_memory;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,7 @@ fn main() -> Result<ExitCode> {
         oracle::cases(),
         emtdx::cases(),
         td::cases(),
+        td_memory::cases(),
     ]
     .into_iter()
     .flatten()

@@ -35,6 +35,11 @@ fn tdvmm(firmware: &str, cpus: u32) -> Program {
         .args(["--memory", "size=512M", "--serial", "tty"])
 }
 
+/// `tdvmm` with the TD that boots Debian's kernel.
+pub fn td_program(cpus: u32) -> Program {
+    tdvmm(FIRMWARE_BLANK, cpus).args(["--platform", "tdx=on"])
+}
+
 fn case(
     name: &str,
     tier: Tier,
