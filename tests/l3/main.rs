@@ -15,6 +15,7 @@ mod td_cases;
 mod td_debian;
 mod td_kexec;
 mod td_launch;
+mod td_secure_boot;
 mod td_shapes;
 
 use std::process::ExitCode;
@@ -51,6 +52,7 @@ fn td_cases() -> Vec<Case> {
         td_cases::cases(),
         td_launch::cases(),
         td_debian::cases(),
+        td_secure_boot::cases(),
         td_kexec::cases(),
         td_shapes::cases(),
     ]
