@@ -15,19 +15,19 @@ use tdvmm_tests::{probe, qemu};
 use super::guests;
 
 /// The L1 of TDs: the emulation's modules, strict as they are by default.
-pub const TDX: MachineKind = MachineKind {
+pub static TDX: MachineKind = MachineKind {
     name: "tdx",
     build: |packages| machine(packages, L1_KERNEL, 4096),
 };
 
 /// The same on the other kernel series that the emulation builds against.
-const TDX_NEWEST: MachineKind = MachineKind {
+static TDX_NEWEST: MachineKind = MachineKind {
     name: "tdx-newest",
     build: |packages| machine(packages, SERIES[1], 4096),
 };
 
 /// Room for a TD with memory above 4 GiB.
-pub const TDX_BIG: MachineKind = MachineKind {
+pub static TDX_BIG: MachineKind = MachineKind {
     name: "tdx-big",
     build: |packages| machine(packages, L1_KERNEL, 9216),
 };
@@ -49,7 +49,7 @@ fn machine<'a>(
 }
 
 /// The same files on a host that has TDX itself, for lane L4.
-pub const HOST: MachineKind = MachineKind {
+pub static HOST: MachineKind = MachineKind {
     name: "host",
     build: |packages| {
         let mut machine = Machine::on_host(packages)?;

@@ -18,6 +18,7 @@ mod td_debian;
 mod td_kexec;
 mod td_launch;
 mod td_memory;
+mod td_secure_boot;
 mod td_shapes;
 mod td_shim;
 
@@ -59,6 +60,7 @@ fn td_cases() -> Vec<Case> {
         td_cases::cases(),
         td_launch::cases(),
         td_debian::cases(),
+        td_secure_boot::cases(),
         td_kexec::cases(),
         td_shapes::cases(),
     ]

@@ -6,6 +6,7 @@
 //! - [`cpio`], [`kernel`], [`qemu`], [`programs`], [`unpacked`]: what an L1 is put together from.
 //! - [`disk_image`]: disks to boot from.
 //! - [`l1`]: an L1 Linux with KVM inside QEMU (TCG) and a session that runs programs in it.
+//! - [`efi`]: signatures of EFI programs, and the keys of firmware.
 //! - [`conformance`]: what KVM answers to each call of a TD's launch, as data.
 //! - [`fixture`]: emulated TDX: KVM modules built from kernel source, and its own tests.
 //! - [`probe`]: the program in L1 that speaks KVM's TDX ABI.
@@ -24,6 +25,7 @@ pub mod cpio;
 pub mod debian;
 pub mod demo;
 pub mod disk_image;
+pub mod efi;
 pub mod exit_codes;
 pub mod fixture;
 pub mod guest;
