@@ -51,6 +51,9 @@ fn session(context: &mut Context<'_>) -> Result<()> {
     let check = Program::new(TDVMM).args(["check"]);
     let (_, output) = context.l1.run(&check, context.left())?;
     ensure!(output.contains("kernel"), "tdvmm check says: {output}");
-    emtdx::needs_emulation(context, "this").expect_err("a host is taken for the emulation");
+    ensure!(
+        emtdx::needs_emulation(context, "this").is_err(),
+        "a host is taken for the emulation"
+    );
     Ok(())
 }

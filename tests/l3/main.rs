@@ -14,6 +14,9 @@ mod oracle;
 mod serial;
 mod td;
 mod td_cases;
+mod td_debian;
+mod td_kexec;
+mod td_launch;
 mod td_memory;
 mod td_shapes;
 mod td_shim;
@@ -51,10 +54,17 @@ fn main() -> Result<ExitCode> {
 
 /// The cases that need TDX and nothing else of the testbed.
 fn td_cases() -> Vec<Case> {
-    [td::cases(), td_cases::cases(), td_shapes::cases()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        td::cases(),
+        td_cases::cases(),
+        td_launch::cases(),
+        td_debian::cases(),
+        td_kexec::cases(),
+        td_shapes::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn exit_code(passed: bool) -> ExitCode {

@@ -1,20 +1,17 @@
 //! TDs of a second: the firmware of `tests/emulated-tdx/guest/cases.c` under `tdvmm`.
 //!
-//! What a TD can ask for, how it can end, what it can do to the host, and what a launch goes through.
+//! What a TD can ask for, how it can end, and what it can do to the host; `td_launch.rs` has what a launch goes through.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tdvmm_tests::exit_codes;
-use tdvmm_tests::fixture::witness;
 use tdvmm_tests::guest::firmware;
 use tdvmm_tests::harness::{Case, Context, Tier};
-use tdvmm_tests::l1::{Machine, Outcome, Program, RunId};
+use tdvmm_tests::l1::{Machine, Outcome, Program};
 
-use super::emtdx::{self, Left, TDX};
+use super::emtdx::{self, TDX};
 use super::guests::{self, TDVMM};
-
-const PARAMETERS: &str = "/sys/module/kvm_amd/parameters";
 
 /// TDVMCALL status in R10.
 const SUCCESS: u64 = 0;
@@ -33,14 +30,10 @@ pub fn cases() -> Vec<Case> {
         case("td-hostile-map-gpa", hostile_map_gpa),
         case("td-other-calls", other_calls),
         case("td-flood", flood),
-        case("td-interrupted-launch", interrupted_launch),
-        case("td-two-at-once", two_at_once),
-        case("td-no-key-id", no_key_id),
-        case("td-accounting-20-tds", accounting),
     ]
 }
 
-fn case(name: &str, run: fn(&mut Context<'_>) -> Result<()>) -> Case {
+pub fn case(name: &str, run: fn(&mut Context<'_>) -> Result<()>) -> Case {
     Case {
         name: name.to_owned(),
         tier: Tier::Representative,
@@ -62,7 +55,7 @@ pub fn with_firmware(machine: &mut Machine<'_>) -> Result<()> {
 }
 
 /// `tdvmm` with the small firmware, which does what `orders` say.
-fn tdvmm(orders: &str, cpus: u32) -> Program {
+pub fn tdvmm(orders: &str, cpus: u32) -> Program {
     tdvmm_on("tdx=on", orders, cpus)
 }
 
@@ -75,7 +68,7 @@ fn tdvmm_on(platform: &str, orders: &str, cpus: u32) -> Program {
 }
 
 /// Runs a TD to its end and gives all it and `tdvmm` said.
-fn run(context: &mut Context<'_>, program: &Program, code: i32) -> Result<String> {
+pub fn run(context: &mut Context<'_>, program: &Program, code: i32) -> Result<String> {
     let (end, output) = context.l1.run(program, context.left())?;
     ensure!(
         end.outcome == Outcome::Exited(code),
@@ -86,7 +79,7 @@ fn run(context: &mut Context<'_>, program: &Program, code: i32) -> Result<String
 }
 
 /// The same for a TD that does its work and switches itself off, its memory as good as before.
-fn run_well(context: &mut Context<'_>, program: &Program) -> Result<String> {
+pub fn run_well(context: &mut Context<'_>, program: &Program) -> Result<String> {
     let output = run(context, program, exit_codes::POWER_OFF)?;
     expect(&output, "left 0x0")?;
     expect(&output, "done")?;
@@ -94,7 +87,7 @@ fn run_well(context: &mut Context<'_>, program: &Program) -> Result<String> {
 }
 
 /// One of the lines is `line`.
-fn expect(output: &str, line: &str) -> Result<()> {
+pub fn expect(output: &str, line: &str) -> Result<()> {
     ensure!(
         output.lines().any(|said| said.trim_end() == line),
         "no line `{line}` in: {output}"
@@ -103,7 +96,7 @@ fn expect(output: &str, line: &str) -> Result<()> {
 }
 
 /// The lines that `tdvmm` itself wrote.
-fn said_by_tdvmm(output: &str) -> Vec<&str> {
+pub fn said_by_tdvmm(output: &str) -> Vec<&str> {
     let lines = output.lines();
     lines.filter(|line| line.starts_with("tdvmm")).collect()
 }
@@ -289,136 +282,4 @@ fn flood(context: &mut Context<'_>) -> Result<()> {
         other.len()
     );
     Ok(())
-}
-
-// ---- what a launch goes through ---------------------------------------------------------------------------------
-
-/// Gives parameters of the emulation other values while `body` runs, and then their own again.
-fn with_parameters<T>(
-    context: &mut Context<'_>,
-    parameters: &[(&str, &str)],
-    body: impl FnOnce(&mut Context<'_>) -> Result<T>,
-) -> Result<T> {
-    let mut own = Vec::new();
-    for (name, value) in parameters {
-        let path = format!("{PARAMETERS}/{name}");
-        let before = context.l1.read(&path)?;
-        own.push((path.clone(), before));
-        context.l1.write(&path, 0o644, value.as_bytes())?;
-    }
-    let result = body(context);
-    for (path, value) in own {
-        context.l1.write(&path, 0o644, &value)?;
-    }
-    result
-}
-
-/// Calls that stop early change neither the measurement nor the TD.
-fn interrupted_launch(context: &mut Context<'_>) -> Result<()> {
-    emtdx::needs_emulation(context, "fault injection")?;
-    emtdx::hold(context)?;
-    witness::take_ended(context.l1)?;
-    run_well(context, &tdvmm("hello", 1))?;
-    let plain = witness::take_ended(context.l1)?;
-    let plain = plain.first().context("no TD ended")?;
-    let faults: [&[(&str, &str)]; 4] = [
-        &[("tdx_fail_every", "2"), ("tdx_fail_errno", "11")],
-        &[("tdx_fail_every", "3"), ("tdx_fail_errno", "4")],
-        &[("tdx_init_vm_eagain", "20")],
-        &[
-            ("tdx_fail_every", "7"),
-            ("tdx_fail_errno", "4"),
-            ("tdx_init_vm_eagain", "3"),
-        ],
-    ];
-    for faults in faults {
-        with_parameters(context, faults, |context| {
-            run_well(context, &tdvmm("hello", 2)).map(drop)
-        })
-        .with_context(|| format!("with {faults:?}"))?;
-        let ended = witness::take_ended(context.l1)?;
-        ensure!(ended.len() == 1, "{} TDs ended, not one", ended.len());
-        ensure!(
-            ended[0].mrtd == plain.mrtd && ended[0].pages.added == plain.pages.added,
-            "with {faults:?}: MRTD {} of {} pages, not {} of {}",
-            ended[0].mrtd,
-            ended[0].pages.added,
-            plain.mrtd,
-            plain.pages.added
-        );
-    }
-    Ok(())
-}
-
-/// A TD that waits for a byte, once it does.
-pub fn start_waiting(context: &mut Context<'_>, cpus: u32) -> Result<RunId> {
-    let run = context.l1.start(&tdvmm("wait", cpus))?;
-    context.l1.wait_for(run, "ready", context.left())?;
-    Ok(run)
-}
-
-/// Gives it the byte; it ends as it should.
-pub fn end_waiting(context: &mut Context<'_>, run: RunId) -> Result<()> {
-    context.l1.input(run, b"x")?;
-    let end = context.l1.wait_end(run, context.left())?;
-    ensure!(end.outcome == Outcome::Exited(0), "{:?}", end.outcome);
-    expect(&context.l1.output(run), "left 0x0")
-}
-
-fn two_at_once(context: &mut Context<'_>) -> Result<()> {
-    emtdx::hold(context)?;
-    let first = start_waiting(context, 1)?;
-    let second = start_waiting(context, 2)?;
-    if !context.l1.is_host() {
-        let used = witness::host_state(context.l1)?.key_ids_used;
-        ensure!(used == 2, "{used} key ids are in use");
-    }
-    end_waiting(context, first)?;
-    end_waiting(context, second)
-}
-
-/// The one line and the exit code of README.md, for both ways of running out.
-fn no_key_id(context: &mut Context<'_>) -> Result<()> {
-    emtdx::needs_emulation(context, "a host with one key id")?;
-    emtdx::hold(context)?;
-    let holder = start_waiting(context, 1)?;
-    for limit in ["tdx_key_ids", "tdx_max_tds"] {
-        let output = with_parameters(context, &[(limit, "1")], |context| {
-            run(context, &tdvmm("hello", 1), exit_codes::TD_NO_KEY_ID)
-        })?;
-        let said = said_by_tdvmm(&output);
-        ensure!(
-            output.lines().count() == 1 && said.len() == 1 && said[0].contains("key id"),
-            "with {limit}: {output}"
-        );
-        context.note(said[0].to_owned());
-    }
-    end_waiting(context, holder)
-}
-
-/// Descriptors, key ids and memory after 20 TDs. One script does it all, so that what the testbed itself keeps for each
-/// run of a program is not counted.
-fn accounting(context: &mut Context<'_>) -> Result<()> {
-    let td: Vec<String> = tdvmm("storm 1", 2)
-        .words()
-        .iter()
-        .map(|word| format!("'{word}'"))
-        .collect();
-    let script = format!(
-        "b=/bin/busybox
-        td() {{ {} < /dev/null > /tmp/td.log || exit 1; $b grep -q 'left 0x0' /tmp/td.log || exit 2; }}
-        {}
-        td; td; left BEFORE
-        for i in $($b seq 20); do td; done
-        left AFTER",
-        td.join(" "),
-        emtdx::LEFT
-    );
-    let (end, output) = context.l1.run(&Program::script(&script), context.left())?;
-    ensure!(
-        end.outcome == Outcome::Exited(0),
-        "the script ended with {:?}: {output}",
-        end.outcome
-    );
-    Left::check(context, &output)
 }

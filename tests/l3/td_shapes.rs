@@ -14,7 +14,7 @@ use tdvmm_tests::l1::{Outcome, Program, RunId};
 
 use super::emtdx::{self, INITRAMFS, KERNEL, TDX};
 use super::guests::{self, Guest, TDVMM};
-use super::td_cases;
+use super::{td_cases, td_launch};
 
 /// One TD.
 #[derive(Clone, Copy, Debug)]
@@ -210,7 +210,7 @@ fn many_at_once(context: &mut Context<'_>) -> Result<()> {
     let mut tds = Vec::new();
     let mut vms = Vec::new();
     for _ in 0..count {
-        tds.push(td_cases::start_waiting(context, 2)?);
+        tds.push(td_launch::start_waiting(context, 2)?);
         vms.push(
             context
                 .l1
@@ -221,7 +221,7 @@ fn many_at_once(context: &mut Context<'_>) -> Result<()> {
         context.l1.wait_for(*vm, REPORT_END, context.left())?;
     }
     for td in tds {
-        td_cases::end_waiting(context, td)?;
+        td_launch::end_waiting(context, td)?;
     }
     for vm in vms {
         context.l1.input(vm, b"bye\r")?;

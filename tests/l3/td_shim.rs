@@ -2,23 +2,22 @@
 //! told by the TD HOB. By a firmware of our own (`tests/guests/shim`), which checks all that it is handed, and by
 //! real TD-Shim images where [`shim::IMAGES`] names some.
 
+mod expected;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use tdvmm::config::{ByteSize, PayloadConfig, VmConfig, validate};
-use tdvmm::payload::open_payload;
-use tdvmm::plan::Plan;
 use tdvmm_firmware::image::Image;
-use tdvmm_firmware::measure::{Digest, Region};
-use tdvmm_firmware::td_shim::rtmrs;
 use tdvmm_tests::debian::Packages;
 use tdvmm_tests::exit_codes;
-use tdvmm_tests::fixture::witness::{self, EndedTd};
+use tdvmm_tests::fixture::witness;
 use tdvmm_tests::harness::{Case, Context, L1_KERNEL, MachineKind, Tier, Unmet};
 use tdvmm_tests::l1::{Machine, Outcome, Program};
 use tdvmm_tests::{kernel, programs, shim};
+
+use expected::Expected;
 
 use super::emtdx::{self, KERNEL, TDX};
 use super::guests::{self, TDVMM};
@@ -30,6 +29,9 @@ const SHIM_FILE: &str = "testbed/shim.bin";
 /// Where real images are in L1.
 const REAL: &str = "/tdx/td-shim";
 const MEMORY: u64 = 256 << 20;
+/// 2 GiB below the PCI hole, and 256 MiB from 4 GiB on.
+const MUCH_MEMORY: u64 = 2304 << 20;
+const HIGH_MEMORY: &str = "[mem 0x0000000100000000-0x000000010fffffff]  System RAM";
 /// What is looked for is in the kernel's log, which is printed once, when the kernel panics as it has no root: each
 /// line costs time, on the serial port some ten times that of the virtio console. Then the guest restarts, by ACPI:
 /// Linux on hardware-reduced ACPI expects EFI to do it otherwise.
@@ -43,6 +45,7 @@ pub fn cases() -> Vec<Case> {
         own("td-shim-1cpu", Tier::Full, 1),
         own("td-shim-2cpu", Tier::Representative, 2),
         own("td-shim-4cpu", Tier::Full, 4),
+        much_memory(),
     ];
     match shim::real_images() {
         Ok(images) if !images.is_empty() => cases.extend(images.into_iter().map(real)),
@@ -59,14 +62,36 @@ struct Boot {
     /// The same in L1.
     image: String,
     cpus: u32,
+    memory: u64,
+}
+
+impl Boot {
+    fn own(cpus: u32, memory: u64) -> Self {
+        Self {
+            file: programs::target_dir().join(SHIM_FILE),
+            image: SHIM.to_owned(),
+            cpus,
+            memory,
+        }
+    }
+
+    /// What every TD here is started with.
+    fn command(&self, expected: &Expected) -> Program {
+        Program::new(TDVMM)
+            .args(["-v", "--firmware", &self.image, "--platform", "tdx=on"])
+            .args(["--cpus", &format!("boot={}", self.cpus)])
+            .args(["--memory", &format!("size={}", self.memory)])
+            .args(["--expect", &format!("mrtd={}", expected.mrtd)])
+    }
+}
+
+/// The kernel of the guests on this machine.
+fn kernel() -> Result<PathBuf> {
+    kernel::image(&Packages::open()?.kernel(L1_KERNEL)?)
 }
 
 fn own(name: &str, tier: Tier, cpus: u32) -> Case {
-    let boot = Boot {
-        file: programs::target_dir().join(SHIM_FILE),
-        image: SHIM.to_owned(),
-        cpus,
-    };
+    let boot = Boot::own(cpus, MEMORY);
     Case {
         name: name.to_owned(),
         tier,
@@ -84,6 +109,39 @@ fn own(name: &str, tier: Tier, cpus: u32) -> Case {
     }
 }
 
+/// Memory on both sides of the PCI hole, accepted in pieces of 2 MiB, which the emulation refuses otherwise, as KVM's
+/// own pages have 4 KiB.
+fn much_memory() -> Case {
+    let boot = Boot::own(2, MUCH_MEMORY);
+    Case {
+        name: "td-shim-2cpu-high".to_owned(),
+        tier: Tier::Full,
+        machine: &TDX,
+        prepare: with_shim,
+        deadline: Duration::from_secs(300),
+        run: Box::new(move |context| {
+            accept_2m(context, "Y")?;
+            let booted = boot_linux(context, &boot);
+            accept_2m(context, "N")?;
+            let said = booted?;
+            ensure!(
+                said.contains(HIGH_MEMORY),
+                "the guest sees no memory above 4 GiB"
+            );
+            Ok(())
+        }),
+    }
+}
+
+/// Whether the emulation accepts 2 MiB at once.
+fn accept_2m(context: &mut Context<'_>, whether: &str) -> Result<()> {
+    let parameter = "/sys/module/kvm_amd/parameters/tdx_accept_2m";
+    let script = format!("echo {whether} > {parameter}");
+    let (end, output) = context.l1.run(&Program::script(&script), context.left())?;
+    ensure!(end.outcome == Outcome::Exited(0), "{parameter}: {output}");
+    Ok(())
+}
+
 /// A real image, with two vCPUs.
 fn real(file: PathBuf) -> Case {
     let name = file
@@ -95,6 +153,7 @@ fn real(file: PathBuf) -> Case {
         image: in_l1(&file),
         file,
         cpus: 2,
+        memory: MEMORY,
     };
     Case {
         name: format!("td-shim-real/{name}"),
@@ -102,7 +161,14 @@ fn real(file: PathBuf) -> Case {
         machine: &TDX,
         prepare: with_real_images,
         deadline: Duration::from_secs(300),
-        run: Box::new(move |context| boot_linux(context, &boot).map(drop)),
+        run: Box::new(move |context| {
+            let file = fs::read(&boot.file)?;
+            if Image::parse(&file)?.wants_payload() {
+                boot_linux(context, &boot).map(drop)
+            } else {
+                boot_built_in(context, &boot)
+            }
+        }),
     }
 }
 
@@ -154,20 +220,13 @@ fn in_l1(file: &Path) -> String {
 
 /// Boots a kernel until it finds that it has no root; gives what was said.
 fn boot_linux(context: &mut Context<'_>, boot: &Boot) -> Result<String> {
-    let expected = Expected::of(boot)?;
+    let expected = Expected::of(boot, Some(kernel()?))?;
     emtdx::hold(context)?;
     witness::take_ended(context.l1)?;
-    let program = Program::new(TDVMM)
-        .args(["-v", "--firmware", &boot.image, "--kernel", KERNEL])
-        .args(["--cmdline", COMMAND_LINE, "--console", "tty"])
-        .args(["--cpus", &format!("boot={}", boot.cpus)])
-        .args(["--memory", &format!("size={MEMORY}")])
-        .args([
-            "--platform",
-            "tdx=on",
-            "--expect",
-            &format!("mrtd={}", expected.mrtd),
-        ]);
+    let program = boot
+        .command(&expected)
+        .args(["--kernel", KERNEL, "--cmdline", COMMAND_LINE])
+        .args(["--console", "tty"]);
     let run = context.l1.start(&program)?;
     let up = context.l1.wait_for(run, NO_ROOT, context.left())?;
     let end = context.l1.wait_end(run, context.left())?;
@@ -177,12 +236,38 @@ fn boot_linux(context: &mut Context<'_>, boot: &Boot) -> Result<String> {
         end.outcome
     );
     let output = context.l1.output(run);
+    ensure!(
+        expected.rtmrs.is_some(),
+        "the image has no place for a kernel"
+    );
     check_log(&output, boot.cpus)?;
     let ended = witness::take_ended(context.l1)?;
     ensure!(ended.len() == 1, "{} TDs ended, not one", ended.len());
     expected.check(&ended[0], boot.cpus)?;
     context.note(format!("no root after {:.1} s", up.as_secs_f64()));
     Ok(output)
+}
+
+/// Starts an image that brings its payload, which says and does what it likes, and ends it once the firmware has spoken.
+fn boot_built_in(context: &mut Context<'_>, boot: &Boot) -> Result<()> {
+    const GREETING: &str = "TdShim";
+    const SIGTERM: i32 = 15;
+    let expected = Expected::of(boot, None)?;
+    emtdx::hold(context)?;
+    witness::take_ended(context.l1)?;
+    let program = boot.command(&expected).args(["--serial", "tty"]);
+    let run = context.l1.start(&program)?;
+    context.l1.wait_for(run, GREETING, context.left())?;
+    context.l1.signal(run, SIGTERM)?;
+    let end = context.l1.wait_end(run, context.left())?;
+    ensure!(
+        end.outcome == Outcome::Exited(exit_codes::SIGTERM),
+        "tdvmm ended with {:?} after SIGTERM",
+        end.outcome
+    );
+    let ended = witness::take_ended(context.l1)?;
+    ensure!(ended.len() == 1, "{} TDs ended, not one", ended.len());
+    expected.check(&ended[0], boot.cpus)
 }
 
 /// The guest's kernel knows what it runs in, has all its CPUs, and nothing to say against the tables.
@@ -218,65 +303,4 @@ fn check_log(log: &str, cpus: u32) -> Result<()> {
         "the guest finds no event log among its tables"
     );
     Ok(())
-}
-
-/// The measurements, computed from the same files without a TD.
-struct Expected {
-    mrtd: Digest,
-    rtmrs: [Digest; 4],
-}
-
-impl Expected {
-    fn of(boot: &Boot) -> Result<Self> {
-        let mut config = VmConfig {
-            payload: PayloadConfig {
-                firmware: Some(boot.file.clone()),
-                kernel: Some(kernel::image(&Packages::open()?.kernel(L1_KERNEL)?)?),
-                cmdline: Some(COMMAND_LINE.to_owned()),
-                ..PayloadConfig::default()
-            },
-            ..VmConfig::default()
-        };
-        config.cpus.boot = boot.cpus;
-        config.memory.size = ByteSize(MEMORY);
-        config.platform.tdx = true;
-        let machine = validate(&config)?;
-        let (facts, _) = open_payload(&machine.payload)?;
-        let plan = Plan::new(&machine, &facts)?;
-        let td = plan.td.context("the plan is no TD's")?;
-        let regions: Vec<Region<'_>> = td
-            .regions
-            .iter()
-            .map(|region| Region {
-                range: region.range,
-                measure: region.measure,
-                bytes: &region.bytes,
-            })
-            .collect();
-        let file = fs::read(&boot.file)?;
-        let image = Image::parse(&file)?;
-        Ok(Self {
-            mrtd: td.mrtd,
-            rtmrs: rtmrs(&image, &regions).context("the image takes no kernel")?,
-        })
-    }
-
-    fn check(&self, ended: &EndedTd, cpus: u32) -> Result<()> {
-        ensure!(ended.end.is_empty(), "the TD died: {}", ended.end);
-        ensure!(ended.vcpus == cpus, "the TD had {} vCPUs", ended.vcpus);
-        let witnessed = [&ended.rtmr0, &ended.rtmr1, &ended.rtmr2, &ended.rtmr3];
-        let values = [(&ended.mrtd, &self.mrtd)]
-            .into_iter()
-            .chain(witnessed.into_iter().zip(&self.rtmrs));
-        for (name, (witnessed, expected)) in ["MRTD", "RTMR0", "RTMR1", "RTMR2", "RTMR3"]
-            .iter()
-            .zip(values)
-        {
-            ensure!(
-                *witnessed == expected.to_string(),
-                "{name} is {witnessed}, not {expected} as computed"
-            );
-        }
-        Ok(())
-    }
 }

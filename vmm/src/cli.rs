@@ -292,11 +292,18 @@ mod tests {
     #[test]
     fn options_and_file_describe_the_same_model() {
         let options = model(&[
-            "--kernel", "vmlinuz", "--cpus", "boot=2", "--memory", "size=1G", "--serial",
+            "--kernel",
+            "vmlinuz",
+            "--cpus",
+            "boot=2,affinity=0@1:1@2-3",
+            "--memory",
+            "size=1G,prefault=on",
+            "--serial",
             "file=out",
         ]);
-        let file = r#"{"payload": {"kernel": "vmlinuz"}, "cpus": {"boot_vcpus": 2},
-            "memory": {"size": "1G"}, "serial": {"mode": "File", "file": "out"}}"#;
+        let file = r#"{"payload": {"kernel": "vmlinuz"}, "cpus": {"boot_vcpus": 2,
+            "affinity": [{"vcpu": 0, "host_cpus": [1]}, {"vcpu": 1, "host_cpus": [2, 3]}]},
+            "memory": {"size": "1G", "prefault": true}, "serial": {"mode": "File", "file": "out"}}"#;
         assert_eq!(serde_json::from_str::<VmConfig>(file).unwrap(), options);
         assert_eq!(options.memory.size, ByteSize(1 << 30));
     }

@@ -59,14 +59,17 @@ fn main() -> ExitCode {
     }
     let doubt = prepared.plan.secure_boot;
     match doubt {
-        Some(doubt @ Doubt::Unsigned) => ::log::warn!("--kernel: {doubt}; {}", doubt.remedy()),
+        Some(doubt @ (Doubt::Unsigned | Doubt::NoSbat)) => {
+            ::log::warn!("--kernel: {doubt}; {}", doubt.remedy());
+        }
         Some(doubt) => ::log::info!("--kernel: {doubt}; {}", doubt.remedy()),
         None => {}
     }
     match prepared.run() {
         Ok(ending) => {
-            // A kernel that was started would have switched the machine off.
-            match doubt.filter(|_| ending != Ending::PowerOff) {
+            // Firmware that has refused the kernel waits for a key, until somebody ends the machine.
+            let given_up = matches!(ending, Ending::Signal(_) | Ending::Operator);
+            match doubt.filter(|_| given_up) {
                 Some(doubt) => say(&format!("{ending}; {doubt}: {}", doubt.remedy())),
                 None => say(&ending.to_string()),
             }

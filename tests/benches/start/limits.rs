@@ -1,13 +1,14 @@
 //! The limits. The first two are a ratchet: they follow the figures down, and are raised only by a change
 //! that says what is bought with it.
 
-/// System calls of all threads, from execve on, before the first KVM_RUN. Measured: 105, of which four
-/// ask which signals are ignored; a C library of another version may make a few more.
-pub const CALLS: u64 = 106;
+/// System calls of all threads, from execve on, before the first KVM_RUN. Measured: 106, of which four
+/// ask which signals are ignored and one, on a processor that has it, for guests' use of AMX; a C library of
+/// another version may make a few more.
+pub const CALLS: u64 = 107;
 
-/// Bytes of the stripped program. Measured: 2.96 MiB, with TDX, disks and the reports on firmware and host; a
-/// quarter of a MiB of it are qcow2 images.
-pub const PROGRAM_BYTES: u64 = 3040 << 10;
+/// Bytes of the stripped program. Measured: 2.96 MiB, with TDX, disks, memory provided in advance by several threads,
+/// and the reports on firmware and host; a quarter of a MiB of it are qcow2 images.
+pub const PROGRAM_BYTES: u64 = 3056 << 10;
 
 /// Time in proportion to the floor's.
 pub const RATIO: f64 = 1.5;

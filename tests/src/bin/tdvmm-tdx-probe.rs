@@ -3,6 +3,7 @@
 //! - `conformance [CASE]`, `tiny [CASE]`: the list, or one of it
 //! - `stress IMAGE VCPUS PAGES accept|touch SOAK SECONDS`
 //! - `hold`: keeps an idle ordinary VM; prints `holding`
+//! - `scan PROGRAM SEED`: looks for the token of a TD (`tests/guests/td/memory.c`) in the memory of a process
 //! - `quotes SOCKET`: a mock quote generation service; prints `serving`
 
 use std::env;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
                 thread::park();
             }
         }
+        ["scan", program, seed] => return scan(program, seed),
         ["quotes", socket] => {
             if let Err(error) = probe::serve_quotes(socket) {
                 eprintln!("quotes: {error}");
@@ -67,5 +69,34 @@ fn main() -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+#[expect(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "a program of the testbed talks to who started it"
+)]
+fn scan(program: &str, seed: &str) -> ExitCode {
+    let seed = u64::from_str_radix(seed, 16).expect("a seed in hex");
+    match probe::scan(program, seed) {
+        Ok(scan) => {
+            for place in &scan.found {
+                println!("FOUND {place}");
+            }
+            println!(
+                "{} mappings of {} KiB, {} memfds; {} of {} guest_memfds can be read or mapped",
+                scan.mappings,
+                scan.bytes >> 10,
+                scan.memfds,
+                scan.open_guest_memfds,
+                scan.guest_memfds
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("scan: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -11,7 +11,7 @@ use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, reboot};
 use rustix::termios::tcdrain;
 
-use super::{MARKER, PREFIX, REPORT_END, SCRIPT_END, Then, td};
+use super::{MARKER, PREFIX, REPORT_END, SCRIPT_END, Then, kexec, td};
 
 /// Where scripts are.
 pub const SCRIPTS: &str = "/scripts";
@@ -62,9 +62,36 @@ fn act(out: &mut impl Write, then: Then) -> io::Result<()> {
             writeln!(out, "{SCRIPT_END} {code}")?;
             drain(out)?;
         }
+        Then::Kexec => kexec(out)?,
+        Then::Crash => crash(out)?,
     }
     reboot(RebootCommand::PowerOff)?;
     Ok(())
+}
+
+/// Starts the next kernel, unless this is the last.
+fn kexec(out: &mut impl Write) -> io::Result<()> {
+    let line = fs::read_to_string("/proc/cmdline")?;
+    let left = kexec::left(&line);
+    writeln!(out, "{PREFIX}kernels left {left}")?;
+    drain(out)?;
+    if left > 0 {
+        kexec::load_next(&line)?;
+        reboot(RebootCommand::Kexec)?;
+    }
+    Ok(())
+}
+
+/// Crashes; in the kernel that was started for that, tells how much of the crashed one is left.
+fn crash(out: &mut impl Write) -> io::Result<()> {
+    if let Some(bytes) = kexec::crashed() {
+        writeln!(out, "{PREFIX}crashed kernel's memory {bytes}")?;
+        return drain(out);
+    }
+    kexec::load_for_crash(&fs::read_to_string("/proc/cmdline")?)?;
+    writeln!(out, "{PREFIX}crashing")?;
+    drain(out)?;
+    fs::write("/proc/sysrq-trigger", "c")
 }
 
 /// Waits until the console has all of it: the kernel's own last words do not wait for ours.

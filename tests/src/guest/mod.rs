@@ -7,6 +7,7 @@
 mod dmesg;
 pub mod firmware;
 pub mod init;
+pub mod kexec;
 pub mod pattern;
 mod report;
 pub mod td;
@@ -47,6 +48,10 @@ pub enum Then {
     Shell,
     /// Runs the script that `tdvmm.script=` names, says how it ended and powers off.
     Script,
+    /// Starts another kernel by kexec, as often as the command line says; powers off in the last one.
+    Kexec,
+    /// Crashes with a kernel loaded for that case, which powers off.
+    Crash,
 }
 
 impl Then {
@@ -59,17 +64,21 @@ impl Then {
             Self::Echo => "echo",
             Self::Shell => "shell",
             Self::Script => "script",
+            Self::Kexec => "kexec",
+            Self::Crash => "crash",
         }
     }
 
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::PowerOff,
         Self::Reboot,
         Self::Panic,
         Self::Echo,
         Self::Shell,
         Self::Script,
+        Self::Kexec,
+        Self::Crash,
     ];
 }
 
@@ -137,6 +146,14 @@ fn add_modules(
     }
     archive.file(&format!("{}/order", td::MODULES), 0o644, order);
     Ok(())
+}
+
+/// The initramfs of guests that start other kernels themselves, TDs or not.
+pub fn kexec_initramfs(packages: &Packages, series: &str) -> Result<Vec<u8>> {
+    let mut archive = files(packages)?;
+    let image = crate::kernel::image(&packages.kernel(series)?)?;
+    archive.copy(kexec::KERNEL, 0o644, &image)?;
+    Ok(archive.to_bytes())
 }
 
 fn files(packages: &Packages) -> Result<Archive> {

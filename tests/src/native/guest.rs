@@ -14,6 +14,33 @@ pub fn compiler() -> OsString {
     std::env::var_os("CC").unwrap_or_else(|| "cc".into())
 }
 
+/// Builds `tests/guests/td/NAME.S` and `NAME.c` by `NAME.ld` into a firmware image in `folder`.
+pub fn build_td_image(name: &str, folder: &Path) -> Result<PathBuf> {
+    let source = |kind: &str| {
+        let sources = workspace().join("tests/guests/td");
+        sources.join(name).with_extension(kind)
+    };
+    let image = folder.join(name).with_extension("fd");
+    let result = Command::new(compiler())
+        .args(["-ffreestanding", "-nostdlib", "-static", "-no-pie", "-O1"])
+        .args(["-fno-pie", "-fno-stack-protector", "-fcf-protection=none"])
+        .args(["-fno-asynchronous-unwind-tables", "-mgeneral-regs-only"])
+        .args(["-mno-red-zone", "-mcmodel=large", "-Wall", "-Werror"])
+        .args(["-Wl,--build-id=none,--no-warn-rwx-segments,--oformat=binary"])
+        .arg("-T")
+        .arg(source("ld"))
+        .arg("-o")
+        .args([&image, &source("S"), &source("c")])
+        .output()
+        .context("cannot run the C compiler")?;
+    ensure!(
+        result.status.success(),
+        "cannot build the image {name}: {}",
+        String::from_utf8_lossy(&result.stderr)
+    );
+    Ok(image)
+}
+
 /// Assembles `tests/guests/NAME.S` with `defines` (`NAME=VALUE`) into an ELF file in `folder`.
 pub fn assemble(name: &str, defines: &[&str], folder: &Path) -> Result<PathBuf> {
     let source = workspace()

@@ -7,6 +7,7 @@
 mod conformance;
 mod ordinary;
 mod quotes;
+mod scan;
 mod stress;
 mod sys;
 mod td;
@@ -15,6 +16,7 @@ mod tiny;
 use std::fmt;
 
 pub use quotes::serve as serve_quotes;
+pub use scan::{Scan, scan};
 pub use stress::Orders;
 
 /// Results of a run, printed as they come.

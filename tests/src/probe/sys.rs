@@ -147,6 +147,25 @@ impl Mapping {
         Self::map(len, libc::MAP_SHARED, fd.as_raw_fd())
     }
 
+    /// The same of a file that may not let itself be mapped.
+    pub fn try_of_file(fd: BorrowedFd<'_>, len: usize) -> Result<Self, Errno> {
+        // SAFETY: the kernel chooses the place, so nothing that exists is overwritten.
+        let at = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                len,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                fd.as_raw_fd(),
+                0,
+            )
+        };
+        match NonNull::new(at.cast()) {
+            Some(start) if at != libc::MAP_FAILED => Ok(Self { at: start, len }),
+            _ => Err(Errno::last()),
+        }
+    }
+
     fn map(len: usize, flags: i32, fd: i32) -> Self {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: the kernel chooses the place, so nothing that exists is overwritten.

@@ -152,7 +152,8 @@ impl<B: Backings> TdMemory<B> {
         }
     }
 
-    /// Takes the permission back before a part of the block turns private.
+    /// Takes the permission back before a part of the block turns private. Of a large page that is there the host
+    /// gets that part back when it splits the page, at the latest when it is short of memory.
     fn no_large_page(&self, part: GpaRange) {
         let number = part.start().0 / LARGE_PAGE_SIZE;
         let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);

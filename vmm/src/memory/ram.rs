@@ -23,7 +23,8 @@ pub enum RamError {
 }
 
 /// Maps the ranges of `layout`, and `firmware` beside them. Nothing is touched, so this costs no memory
-/// yet.
+/// yet. The kernel starts a mapping of whole large pages at one (from Linux 6.7 on), so that guest and host addresses
+/// can share large pages.
 ///
 /// # Errors
 ///
@@ -49,4 +50,34 @@ pub fn allocate(
         regions.push(region.ok_or(RamError::Layout)?);
     }
     GuestMemoryMmap::from_regions(regions).map_err(|_| RamError::Layout)
+}
+
+#[cfg(test)]
+mod tests {
+    use tdvmm_arch::addr::LARGE_PAGE_SIZE;
+    use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+
+    use super::*;
+
+    /// From Linux 6.7 on, which is older than any that makes TDs.
+    #[test]
+    fn mappings_of_whole_large_pages_start_at_one() {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let mut numbers = release.split('.').map(|part| part.parse().unwrap_or(0));
+        if (numbers.next(), numbers.next()) < (Some(6), Some(7)) {
+            return;
+        }
+        let layout = RamLayout::new((2 << 30) + (66 << 20)).unwrap();
+        let firmware = GpaRange::constant((1 << 32) - (4 << 20), 4 << 20);
+        for _ in 0..4 {
+            let ram = allocate(&layout, Some(firmware)).unwrap();
+            for region in ram.iter() {
+                let at = region.as_ptr() as u64;
+                assert_eq!(
+                    at % LARGE_PAGE_SIZE,
+                    region.start_addr().0 % LARGE_PAGE_SIZE
+                );
+            }
+        }
+    }
 }

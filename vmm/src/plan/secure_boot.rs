@@ -17,6 +17,8 @@ pub enum Doubt {
     Unsigned,
     /// It is to be started without a shim, so its signature has to be by one of the firmware's own keys.
     NoShim,
+    /// It is to be started by a shim and has no `.sbat` section, without which shims from 15.3 on start nothing.
+    NoSbat,
 }
 
 impl Doubt {
@@ -28,6 +30,10 @@ impl Doubt {
                 "give a signed kernel and its shim (--shim), or a variable store without keys (--firmware-vars)"
             }
             Self::NoShim => "kernels of distributions need the distribution's shim (--shim)",
+            Self::NoSbat => {
+                "give a kernel with an .sbat section (CONFIG_EFI_SBAT), or a variable store whose db has the kernel's \
+                 own key, without --shim (--firmware-vars)"
+            }
         }
     }
 }
@@ -41,6 +47,9 @@ impl fmt::Display for Doubt {
             Self::NoShim => {
                 "the firmware enforces secure boot and refuses the kernel if none of its own keys has signed it"
             }
+            Self::NoSbat => {
+                "the firmware enforces secure boot and the shim refuses the kernel, which has no .sbat section"
+            }
         })
     }
 }
@@ -52,33 +61,52 @@ pub(super) fn doubt(image: &[u8], files: &KernelFiles) -> Option<Doubt> {
     if store.secure_boot() != SecureBoot::Enforced {
         return None;
     }
+    let kernel = (*files.kernel).as_ref();
     let allows_hashes = || {
-        store
-            .keys()
-            .db
-            .iter()
-            .any(|key| key.kind == KeyKind::Sha256)
+        let keys = store.keys();
+        keys.db.iter().any(|key| key.kind == KeyKind::Sha256)
     };
-    if !is_signed((*files.kernel).as_ref()) && !allows_hashes() {
+    if !is_signed(kernel) && !allows_hashes() {
         return Some(Doubt::Unsigned);
     }
-    files.shim.is_none().then_some(Doubt::NoShim)
+    if files.shim.is_none() {
+        return Some(Doubt::NoShim);
+    }
+    (!has_section(kernel, *b".sbat\0\0\0")).then_some(Doubt::NoSbat)
+}
+
+/// The number of `N` bytes at `at`, little-endian.
+fn number<const N: usize>(program: &[u8], at: usize) -> Option<usize> {
+    let bytes: &[u8; N] = program.get(at..)?.first_chunk()?;
+    let wide = bytes
+        .iter()
+        .rev()
+        .fold(0, |wide, byte| wide << 8 | u64::from(*byte));
+    usize::try_from(wide).ok()
+}
+
+/// Whether an EFI program has a section of this name. Source: PE format, "COFF File Header", "Section Table".
+fn has_section(program: &[u8], name: [u8; 8]) -> bool {
+    let sections = || {
+        let header = number::<4>(program, 0x3c)?;
+        let count = number::<2>(program, header.checked_add(6)?)?;
+        let optional = number::<2>(program, header.checked_add(20)?)?;
+        let table = header.checked_add(24)?.checked_add(optional)?;
+        Some(program.get(table..)?.chunks_exact(40).take(count))
+    };
+    sections().is_some_and(|mut all| all.any(|section| section.starts_with(&name)))
 }
 
 /// Whether an EFI program has a certificate table. Source: PE format, "Optional Header Data Directories", entry 4.
 fn is_signed(program: &[u8]) -> bool {
-    let word = |at: usize| -> Option<usize> {
-        let bytes = program.get(at..)?.first_chunk()?;
-        usize::try_from(u32::from_le_bytes(*bytes)).ok()
-    };
     let certificates = || {
-        let header = word(0x3c)?;
+        let header = number::<4>(program, 0x3c)?;
         let optional = header.checked_add(24)?;
         let is_pe = program.get(header..)?.starts_with(b"PE\0\0");
         // PE32+; PE32 is for 32-bit firmware.
         let is_64_bit = program.get(optional..)?.starts_with(&[0x0b, 0x02]);
-        let directories = word(optional.checked_add(108)?)?;
-        let len = word(optional.checked_add(112 + 4 * 8 + 4)?)?;
+        let directories = number::<4>(program, optional.checked_add(108)?)?;
+        let len = number::<4>(program, optional.checked_add(112 + 4 * 8 + 4)?)?;
         Some(is_pe && is_64_bit && directories > 4 && len > 0)
     };
     certificates().unwrap_or(false)
@@ -104,6 +132,22 @@ mod tests {
         assert!(is_signed(&program(16, 1472)));
         assert!(!is_signed(&program(16, 0)));
         assert!(!is_signed(&program(4, 1472)));
+    }
+
+    #[test]
+    fn section_is_found_by_its_whole_name_among_those_that_count() {
+        let mut bytes = program(16, 0);
+        bytes[0x80 + 20] = 240;
+        let table = 0x80 + 24 + 240;
+        bytes[table..table + 5].copy_from_slice(b".text");
+        bytes[table + 40..table + 45].copy_from_slice(b".sbat");
+        let with_count = |count| {
+            let mut bytes = bytes.clone();
+            bytes[0x80 + 6] = count;
+            has_section(&bytes, *b".sbat\0\0\0")
+        };
+        assert!(with_count(2) && !with_count(1));
+        assert!(!has_section(b"MZ", *b".sbat\0\0\0"));
     }
 
     #[test]

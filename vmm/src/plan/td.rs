@@ -26,9 +26,22 @@ pub enum TdPlanError {
         /// What is wrong with it.
         source: ParseError,
     },
+    /// The memory does not hold what the image puts there.
+    #[error("--memory size={size}: {problem}; give the guest more memory")]
+    Memory {
+        /// Bytes of RAM.
+        size: u64,
+        /// What does not fit.
+        problem: HobError,
+    },
     /// The hand-off blocks cannot be made.
-    #[error("--memory: {0}")]
-    Hob(HobError),
+    #[error("--firmware {}: {problem}", path.display())]
+    Hob {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        problem: HobError,
+    },
     /// The kernel and what belongs to it cannot be handed over in memory.
     #[error(transparent)]
     Handover(HandoverError),
@@ -77,10 +90,7 @@ impl TdPlan {
         acpi: &AcpiTables,
     ) -> Result<Self, TdPlanError> {
         let image = Image::parse(image).map_err(|source| TdPlanError::Image {
-            path: match &machine.payload {
-                Payload::Firmware(names) => names.image.clone(),
-                Payload::Kernel(names) => names.kernel.clone(),
-            },
+            path: image_path(machine),
             source,
         })?;
         let ram: Vec<GpaRange> = machine.ram.ranges().collect();
@@ -99,7 +109,7 @@ impl TdPlan {
         let blocks = match image.hob_range() {
             Some(_) => Some(
                 hob::build(&image, &ram, machine.topology.vcpus(), &extensions)
-                    .map_err(TdPlanError::Hob)?,
+                    .map_err(|problem| no_hob(machine, problem))?,
             ),
             None => None,
         };
@@ -116,6 +126,26 @@ impl TdPlan {
             mrtd: mrtd(Order::PerPage, &regions).map_err(TdPlanError::Shape)?,
             regions: regions.iter().map(TdRegion::of).collect(),
         })
+    }
+}
+
+fn image_path(machine: &Machine) -> PathBuf {
+    match &machine.payload {
+        Payload::Firmware(names) => names.image.clone(),
+        Payload::Kernel(names) => names.kernel.clone(),
+    }
+}
+
+fn no_hob(machine: &Machine, problem: HobError) -> TdPlanError {
+    match problem {
+        HobError::NotRam { .. } | HobError::ApStacks { .. } => TdPlanError::Memory {
+            size: machine.ram.size(),
+            problem,
+        },
+        _ => TdPlanError::Hob {
+            path: image_path(machine),
+            problem,
+        },
     }
 }
 

@@ -252,6 +252,28 @@ fn kernel_that_needs_more_memory_than_there_is_is_refused() {
 }
 
 #[test]
+fn memory_without_room_for_the_sections_is_refused() {
+    let refusal = Wanted {
+        memory: 9 << 20,
+        ..Default::default()
+    };
+    // The kernel's own need is looked at first where both lack room.
+    assert!(refusal.refusal().starts_with("--memory size=9437184: "));
+    let mut kernel = bzimage();
+    kernel[0x258..0x264].fill(0);
+    let refusal = Wanted {
+        memory: 9 << 20,
+        kernel: Some(kernel),
+        ..Default::default()
+    };
+    assert_eq!(
+        refusal.refusal(),
+        "--memory size=9437184: section 3 (Payload) at [0x861000, 0x961000) needs RAM that the guest does not have; \
+         give the guest more memory"
+    );
+}
+
+#[test]
 fn initramfs_and_shim_are_refused() {
     let initramfs = Wanted {
         initramfs: true,
