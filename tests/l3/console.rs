@@ -52,8 +52,10 @@ fn resize(context: &mut Context<'_>) -> Result<()> {
         .args(["--memory", "size=512M", "--console", "tty"])
         .args(["--serial", &format!("file={serial}")]);
     // The size changes behind the program's back, as it does when a window is resized.
+    // The shell gives what runs in the background another standard input.
     let script = format!(
-        "stty rows 30 cols 90; (until test -e {GO}; do sleep 0.1; done; stty rows 40 cols 100) & exec \"$@\""
+        "stty rows 30 cols 90; terminal=$(tty); \
+         (until test -e {GO}; do sleep 0.1; done; stty -F $terminal rows 40 cols 100) & exec \"$@\""
     );
     let shell = Program::new("/bin/busybox").args(["sh", "-c", &script, "sh"]);
     let run = context.l1.start(&shell.args(tdvmm.words()).on_terminal())?;

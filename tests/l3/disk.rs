@@ -127,7 +127,7 @@ pub fn cases() -> Vec<Case> {
         }),
         case(
             "disk-flush-outlives-the-host",
-            full,
+            quick,
             &DURABLE_L1,
             with_disks,
             durability,

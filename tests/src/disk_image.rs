@@ -94,7 +94,7 @@ fn grub_config(command_line: &str) -> String {
     format!(
         "set timeout=0\n\
          menuentry 'Debian' {{\n\
-         \tsearch --no-floppy --label --set=root --hint hd0,gpt2 {ROOT_LABEL}\n\
+         \tsearch --no-floppy --label --set=root --hint=hd0,gpt2 {ROOT_LABEL}\n\
          \tlinux /boot/vmlinuz {command_line}\n\
          \tinitrd /boot/initrd.img\n\
          }}\n"

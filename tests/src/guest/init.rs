@@ -57,13 +57,13 @@ fn act(out: &mut impl Write, then: Then) -> io::Result<()> {
             drain(out)?;
         }
         Then::Shell => shell()?,
-        Then::Kexec => kexec(out)?,
-        Then::Crash => crash(out)?,
         Then::Script => {
             let code = script(&fs::read_to_string("/proc/cmdline")?)?;
             writeln!(out, "{SCRIPT_END} {code}")?;
             drain(out)?;
         }
+        Then::Kexec => kexec(out)?,
+        Then::Crash => crash(out)?,
     }
     reboot(RebootCommand::PowerOff)?;
     Ok(())

@@ -46,12 +46,12 @@ pub enum Then {
     Echo,
     /// Starts a shell on the console; powers off when it ends.
     Shell,
+    /// Runs the script that `tdvmm.script=` names, says how it ended and powers off.
+    Script,
     /// Starts another kernel by kexec, as often as the command line says; powers off in the last one.
     Kexec,
     /// Crashes with a kernel loaded for that case, which powers off.
     Crash,
-    /// Runs the script that `tdvmm.script=` names, says how it ended and powers off.
-    Script,
 }
 
 impl Then {
@@ -63,9 +63,9 @@ impl Then {
             Self::Panic => "panic",
             Self::Echo => "echo",
             Self::Shell => "shell",
+            Self::Script => "script",
             Self::Kexec => "kexec",
             Self::Crash => "crash",
-            Self::Script => "script",
         }
     }
 
@@ -76,9 +76,9 @@ impl Then {
         Self::Panic,
         Self::Echo,
         Self::Shell,
+        Self::Script,
         Self::Kexec,
         Self::Crash,
-        Self::Script,
     ];
 }
 
