@@ -119,7 +119,7 @@ pub fn cases() -> Vec<Case> {
             two_disks,
         ),
         case("disk-unbind-under-load", quick, &PLAIN, with_disks, unbind),
-        case("disk-boot-ovmf", full, &TDX, with_boot_disk, |context| {
+        case("disk-boot-ovmf", quick, &TDX, with_boot_disk, |context| {
             boot(context, FIRMWARE_GENERIC, &[])
         }),
         case("disk-boot-td", full, &TDX, with_boot_disk, |context| {

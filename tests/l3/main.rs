@@ -4,7 +4,6 @@
 //! The TD cases are lane L4, too, on a host that has TDX itself: `cargo xtask test --lane tdx`.
 
 mod boot;
-mod console;
 mod disk;
 mod emtdx;
 mod endings;
@@ -40,7 +39,6 @@ fn main() -> Result<ExitCode> {
         oracle::cases(),
         emtdx::cases(),
         disk::cases(),
-        console::cases(),
         td_memory::cases(),
         td_shim::cases(),
         host::cases(),
