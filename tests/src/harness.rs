@@ -160,14 +160,15 @@ impl Options {
         Ok(options)
     }
 
-    /// Whether a case is to run: named ones in any tier, otherwise by tier.
+    /// Whether a case is to run: one whose whole name is given in any tier, otherwise by tier.
     fn selects(&self, case: &Case) -> bool {
+        let in_tier = self.full || case.tier == Tier::Representative;
         if self.filters.is_empty() {
-            return self.full || case.tier == Tier::Representative;
+            return in_tier;
         }
         let named = self.filters.contains(&case.name);
         let matched = self.filters.iter().any(|f| case.name.contains(f.as_str()));
-        named || (!self.exact && matched)
+        named || (!self.exact && in_tier && matched)
     }
 }
 
@@ -526,7 +527,8 @@ mod tests {
         );
         assert!(options(&[]).selects(&quick) && !options(&[]).selects(&full));
         assert!(options(&["--full"]).selects(&full));
-        assert!(options(&["big"]).selects(&full) && !options(&["big"]).selects(&quick));
+        assert!(options(&["boot-big"]).selects(&full) && !options(&["big"]).selects(&full));
+        assert!(options(&["big", "--full"]).selects(&full) && options(&["oo"]).selects(&quick));
         let exact = options(&["boot", "--exact"]);
         assert!(exact.selects(&quick) && !exact.selects(&full));
     }

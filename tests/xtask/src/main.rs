@@ -38,7 +38,7 @@ enum Task {
         /// Only this lane (repeatable)
         #[arg(long, value_enum)]
         lane: Vec<Lane>,
-        /// Only tests whose name has this in it
+        /// Only tests whose name has this in it; in lane L3 those of the tier, or the one whose whole name it is
         #[arg(long)]
         case: Option<String>,
         /// The whole matrix of lane L3, not the representative part
