@@ -267,9 +267,7 @@ fn provide_memory(
     let mut signal = None;
     let go_on = |done, total| {
         progress.show(done, total);
-        if let Ok(Some(came)) = signals.read_signal() {
-            signal = Some(came.ssi_signo.cast_signed());
-        }
+        signal = events::ending_signal(signals);
         signal.is_none()
     };
     let outcome = if plan.td.is_some() {
