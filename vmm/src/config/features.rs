@@ -7,17 +7,38 @@ use tdvmm_tdx::params::{TdAttributes, TdFeature};
 
 use super::{ConfigError, PlatformConfig, VmConfig};
 
-/// The attributes that have a key of their own.
-pub(super) fn attributes(platform: &PlatformConfig) -> TdAttributes {
-    [
-        (platform.debug, TdAttributes::DEBUG),
-        (platform.perfmon, TdAttributes::PERFMON),
-        (platform.pks, TdAttributes::PKS),
-        (platform.migratable, TdAttributes::MIGRATABLE),
-    ]
-    .into_iter()
-    .filter(|(wanted, _)| *wanted == Some(true))
-    .fold(TdAttributes(0), |all, (_, one)| all.with(one))
+/// `named`, with the attributes that have a key of their own and are asked for by it.
+///
+/// Refused is a key that says off of what `named` (`attributes=`) has: which of the two holds would be a guess.
+pub(super) fn with_keys(
+    named: TdAttributes,
+    platform: &PlatformConfig,
+) -> Result<TdAttributes, ConfigError> {
+    let mut all = named;
+    for (key, wanted, one) in [
+        ("debug", platform.debug, TdAttributes::DEBUG),
+        ("perfmon", platform.perfmon, TdAttributes::PERFMON),
+        ("pks", platform.pks, TdAttributes::PKS),
+        ("migratable", platform.migratable, TdAttributes::MIGRATABLE),
+        (
+            "sept_ve_disable",
+            platform.sept_ve_disable,
+            TdAttributes::SEPT_VE_DISABLE,
+        ),
+    ] {
+        match wanted {
+            Some(true) => all = all.with(one),
+            Some(false) if named.contains(one) => {
+                return Err(ConfigError::option(
+                    "--platform",
+                    format!("{key}=off"),
+                    "attributes= names it too; leave one out",
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(all)
 }
 
 /// What is asked for and is no attribute.
@@ -140,6 +161,17 @@ mod tests {
             assert!(ask(&config, &caps).unwrap().attributes().contains(bit));
             let off = td(&format!("tdx=on,{key}=off"));
             assert!(ask(&off, &fake::capabilities()).is_ok());
+        }
+    }
+
+    #[test]
+    fn key_that_says_off_of_a_named_attribute_is_refused() {
+        for key in ["debug", "perfmon", "pks", "migratable", "sept_ve_disable"] {
+            let both = |state| validate(&td(&format!("tdx=on,attributes={key},{key}={state}")));
+            let text = both("off").unwrap_err().to_string();
+            let told = format!("--platform {key}=off: attributes= names it too; leave one out");
+            assert_eq!(text, told);
+            assert!(both("on").is_ok());
         }
     }
 

@@ -43,7 +43,7 @@ impl TdOptions {
                 .map_err(|error| wrong(key, text, &chain(&error))),
         };
         Ok(Some(Self {
-            attributes: attributes(platform)?.with(features::attributes(platform)),
+            attributes: attributes(platform)?,
             xfam: xfam(platform)?,
             gpaw: platform.gpaw.map(gpaw).transpose()?,
             identities: Identities {
@@ -105,10 +105,7 @@ fn refuse_without_td(platform: &PlatformConfig, cpus: &CpusConfig) -> Result<(),
 }
 
 fn attributes(platform: &PlatformConfig) -> Result<TdAttributes, ConfigError> {
-    let mut wanted = match platform.sept_ve_disable {
-        Some(false) => TdAttributes::DEFAULT.without(TdAttributes::SEPT_VE_DISABLE),
-        _ => TdAttributes::DEFAULT,
-    };
+    let mut named = TdAttributes(0);
     for name in platform
         .attributes
         .iter()
@@ -118,9 +115,13 @@ fn attributes(platform: &PlatformConfig) -> Result<TdAttributes, ConfigError> {
             let problem = "is no TD attribute; names are such as debug, pks, perfmon, migratable";
             return Err(wrong("attributes", name, problem));
         };
-        wanted = wanted.with(one);
+        named = named.with(one);
     }
-    Ok(wanted)
+    let unless_said = match platform.sept_ve_disable {
+        Some(false) => TdAttributes::DEFAULT.without(TdAttributes::SEPT_VE_DISABLE),
+        _ => TdAttributes::DEFAULT,
+    };
+    Ok(unless_said.with(features::with_keys(named, platform)?))
 }
 
 fn xfam(platform: &PlatformConfig) -> Result<XfamChoice, ConfigError> {
