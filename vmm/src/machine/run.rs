@@ -30,7 +30,7 @@ use crate::host_check;
 use crate::kvm::host::Host;
 use crate::kvm::slots::OrdinaryMemory;
 use crate::kvm::td::PrivateMemory;
-use crate::kvm::{KvmError, kick, td};
+use crate::kvm::{KvmError, kick, slots, td};
 use crate::memory::prefault;
 use crate::observe::progress::Progress;
 use crate::payload::{PayloadError, PayloadFiles, open_payload};
@@ -73,7 +73,7 @@ pub enum RunError {
     #[error(transparent)]
     Affinity(#[from] AffinityError),
     /// Memory cannot be provided in advance.
-    #[error("--memory prefault=on: the host cannot provide the memory; give the guest less of it")]
+    #[error("--memory prefault=on: {}", why_not_provided(.0))]
     Prefault(#[source] std::io::Error),
     /// What a device needs cannot be had.
     #[error(transparent)]
@@ -199,8 +199,11 @@ impl Prepared {
         if plan.td.is_some() && !td::is_supported(&host) {
             return Err(RunError::TdxNotReady(why_not_ready()));
         }
-        if plan.prefault && plan.td.is_some() {
-            td::check_prefault(&host)?;
+        if plan.prefault {
+            match &plan.td {
+                Some(_) => td::check_prefault(&host)?,
+                None => slots::check_prefault().map_err(RunError::Prefault)?,
+            }
         }
         let signals = events::take_signals()?;
         kick::prepare()?;
@@ -301,6 +304,13 @@ fn why_not_ready() -> String {
     }
 }
 
+fn why_not_provided(error: &std::io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOMEM) => "the host cannot provide the memory; give the guest less of it",
+        _ => "the host cannot provide memory in advance; leave prefault=on out",
+    }
+}
+
 /// Made before anything else, so that a launch is not done in vain.
 fn create_transcript(path: &Path) -> Result<(&Path, File), RunError> {
     let file = File::create(path).map_err(|source| RunError::Transcript {
@@ -353,4 +363,22 @@ fn check_limits(plan: &Plan, host: &Host) -> Result<(), RunError> {
 
 fn process(what: &'static str) -> impl FnOnce(std::io::Error) -> RunError {
     move |source| RunError::Process { what, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn less_memory_is_the_remedy_for_want_of_memory_only() {
+        let text = |errno| {
+            let source = std::io::Error::from_raw_os_error(errno);
+            RunError::Prefault(source).to_string()
+        };
+        let less =
+            "--memory prefault=on: the host cannot provide the memory; give the guest less of it";
+        assert_eq!(text(libc::ENOMEM), less);
+        let leave_out = "--memory prefault=on: the host cannot provide memory in advance; leave prefault=on out";
+        assert_eq!(text(libc::EINVAL), leave_out);
+    }
 }
