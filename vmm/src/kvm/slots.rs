@@ -214,6 +214,9 @@ enum Advice {
     NoLarge,
     /// The pages are wanted now.
     Populate,
+    /// The pages are not used much. Of a large page that has other pages too the kernel makes small ones, at once
+    /// (`madvise_cold_or_pageout_pte_range`): no other advice that keeps the contents does.
+    Cold,
 }
 
 impl Advice {
@@ -223,6 +226,7 @@ impl Advice {
             Self::Large => libc::MADV_HUGEPAGE,
             Self::NoLarge => libc::MADV_NOHUGEPAGE,
             Self::Populate => libc::MADV_POPULATE_WRITE,
+            Self::Cold => libc::MADV_COLD,
         }
     }
 }
@@ -282,13 +286,20 @@ impl Backings for TdBackings {
         }
     }
 
-    fn large_pages(&self, block: GpaRange, allowed: bool) -> io::Result<()> {
+    fn allow_large_page(&self, block: GpaRange) -> io::Result<()> {
         let (region, offset, len) = self.region(block)?;
-        let advice = match allowed {
-            true => Advice::Large,
-            false => Advice::NoLarge,
-        };
-        advise(region, offset, len, advice)
+        advise(region, offset, len, Advice::Large)
+    }
+
+    fn split_large_page(&self, block: GpaRange, part: GpaRange) -> io::Result<()> {
+        let (region, offset, len) = self.region(block)?;
+        advise(region, offset, len, Advice::NoLarge)?;
+        if part == block {
+            // It goes as a whole.
+            return Ok(());
+        }
+        let (region, offset, len) = self.region(part)?;
+        advise(region, offset, len, Advice::Cold)
     }
 }
 
