@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::{
-    AffinityConfig, ConfigError, CpusConfig, MemoryConfig, PlatformConfig, RestoreConfig,
-    SerialConfig, SerialMode, TopologyConfig, parse_size,
+    AffinityConfig, ConfigError, CpusConfig, MAX_HOST_CPUS, MemoryConfig, PlatformConfig,
+    RestoreConfig, SerialConfig, SerialMode, TopologyConfig, parse_size,
 };
 
 /// Reads `boot=N[,max=N][,topology=sockets:cores:threads][,tsc_khz=N][,affinity=VCPU@CPUS:VCPU@CPUS]`.
@@ -48,9 +48,6 @@ pub fn parse_cpus(text: &str) -> Result<CpusConfig, ConfigError> {
     Ok(cpus)
 }
 
-/// The most CPUs that one list may name: as many as a kernel can have.
-const MAX_HOST_CPUS: usize = 8192;
-
 /// Reads `0@1-3+6`: vCPU 0 on CPUs 1, 2, 3 and 6 of the host.
 fn parse_affinity(pairs: &Pairs, text: &str) -> Result<AffinityConfig, ConfigError> {
     let (vcpu, list) = text.split_once('@').ok_or_else(|| {
@@ -65,6 +62,7 @@ fn parse_affinity(pairs: &Pairs, text: &str) -> Result<AffinityConfig, ConfigErr
         let last: u32 = pairs.number("affinity", last)?;
         let count = last.checked_sub(first).map(|more| more as usize);
         match count {
+            // A list in which CPUs are named again and again is bounded as well.
             Some(more) if more < MAX_HOST_CPUS - host_cpus.len().min(MAX_HOST_CPUS) => {
                 host_cpus.extend(first..=last);
             }

@@ -264,7 +264,13 @@ fn provide_memory(
     machine: &ReadyMachine,
     signals: &SignalFd,
 ) -> Result<Option<i32>, RunError> {
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let mut threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    // The host takes the memory from near the CPU that asks for it: where the vCPUs may run only there, ask there.
+    let host_cpus = plan.affinity.of_all(plan.topology.vcpus());
+    if let Some(host_cpus) = &host_cpus {
+        threads = threads.min(host_cpus.len());
+    }
+    let prepare = || host_cpus.as_deref().map_or(Ok(()), affinity::bind);
     let ranges: Vec<_> = plan.ram.ranges().collect();
     let mut progress = Progress::new("memory provided");
     let mut signal = None;
@@ -275,11 +281,11 @@ fn provide_memory(
     };
     let outcome = if plan.td.is_some() {
         let vcpus = machine.vcpus.iter().take(threads).map(PrivateMemory);
-        prefault::provide(vcpus.collect(), &ranges, go_on)
+        prefault::provide(vcpus.collect(), &ranges, prepare, go_on)
     } else {
         machine.slots.prefer_large_pages();
         let workers = (0..threads).map(|_| OrdinaryMemory(&machine.slots));
-        prefault::provide(workers.collect(), &ranges, go_on)
+        prefault::provide(workers.collect(), &ranges, prepare, go_on)
     };
     outcome.map_err(RunError::Prefault)?;
     Ok(signal)
