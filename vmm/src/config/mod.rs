@@ -15,6 +15,7 @@ mod disk;
 mod features;
 mod model;
 mod options;
+mod pairs;
 mod size;
 mod td;
 mod validate;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::num::NonZero;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use nix::sys::signalfd::SignalFd;
@@ -11,145 +11,30 @@ use serde::Serialize;
 use tdvmm_firmware::measure::Digest;
 use tdvmm_tdx::host::{Finding, first_failure};
 use tdvmm_tdx::transcript::Transcript;
-use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::board::BoardError;
-use super::events::{self, LoopError};
-use super::functions::{self, DeviceError, Opened};
-use super::launch_plain::{self, LaunchError, ReadyMachine};
-use super::launch_td::{self, TdLaunchError};
-use crate::affinity::{self, AffinityError};
+use super::events;
+use super::functions::{self, Opened};
+use super::launch_plain::{self, ReadyMachine};
+use super::launch_td;
+use super::run_error::RunError;
+use crate::affinity;
 use crate::cli::LaunchOptions;
 use crate::config::{Console, Device, Machine, SerialBackend};
-use crate::ending::{
-    BAD_CONFIG, Ending, EndingCell, HOST_ERROR, TD_LAUNCH_FAILED, TD_NO_KEY_ID, TD_UNEXPECTED_MRTD,
-    TDX_NOT_READY,
-};
+use crate::ending::{Ending, EndingCell};
 use crate::host_check;
 use crate::kvm::host::Host;
 use crate::kvm::slots::OrdinaryMemory;
 use crate::kvm::td::PrivateMemory;
-use crate::kvm::{KvmError, kick, slots, td};
+use crate::kvm::{kick, slots, td};
 use crate::memory::prefault;
 use crate::observe::progress::Progress;
-use crate::payload::{PayloadError, PayloadFiles, open_payload};
+use crate::payload::{PayloadFiles, open_payload};
+use crate::plan::Plan;
 use crate::plan::pci::Function;
 use crate::plan::td::TdPlan;
-use crate::plan::{Plan, PlanError};
 use crate::serial::terminal::RawTerminal;
 use crate::vcpu::thread::VcpuThreads;
-
-/// The machine cannot be run.
-#[derive(Debug, Error)]
-pub enum RunError {
-    /// A file of the payload cannot be used.
-    #[error(transparent)]
-    Payload(#[from] PayloadError),
-    /// The machine cannot be planned.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    /// This host's KVM has not so many vCPUs.
-    #[error(
-        "--cpus boot={wanted}: KVM of this host runs at most {max} vCPUs in one VM; ask for fewer"
-    )]
-    TooManyVcpus {
-        /// How many were asked for.
-        wanted: u32,
-        /// How many there can be.
-        max: u32,
-    },
-    /// Guest-physical addresses of this host do not reach so far.
-    #[error(
-        "--memory size={size}: guests of this host have {bits} bits of physical address; ask for less"
-    )]
-    TooMuchMemory {
-        /// Bytes of RAM that were asked for.
-        size: u64,
-        /// Width of guest-physical addresses.
-        bits: u32,
-    },
-    /// A vCPU cannot be bound as asked for.
-    #[error(transparent)]
-    Affinity(#[from] AffinityError),
-    /// Memory cannot be provided in advance.
-    #[error("--memory prefault=on: {}", why_not_provided(.0))]
-    Prefault(#[source] std::io::Error),
-    /// What a device needs cannot be had.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
-    /// KVM cannot be used.
-    #[error(transparent)]
-    Kvm(#[from] KvmError),
-    /// The VM cannot be launched.
-    #[error(transparent)]
-    Launch(#[from] LaunchError),
-    /// The TD would be measured as something else than expected.
-    #[error("--expect mrtd={expected}: the TD would have MRTD {computed}; nothing was started")]
-    UnexpectedMrtd {
-        /// What the plan makes MRTD.
-        computed: Digest,
-        /// What was given.
-        expected: Digest,
-    },
-    /// The transcript cannot be written.
-    #[error("--transcript {}: cannot be written", path.display())]
-    Transcript {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The TD cannot be launched.
-    #[error(transparent)]
-    TdLaunch(#[from] TdLaunchError),
-    /// This host cannot run TDs; the line is that of `tdvmm check`.
-    #[error("--platform tdx=on: {0}")]
-    TdxNotReady(String),
-    /// The main loop failed.
-    #[error(transparent)]
-    Loop(#[from] LoopError),
-    /// Something of the process cannot be set up.
-    #[error("cannot {what}")]
-    Process {
-        /// What was to be done.
-        what: &'static str,
-        /// What the system said.
-        source: std::io::Error,
-    },
-}
-
-impl RunError {
-    /// The exit code of the process.
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Payload(_)
-            | Self::Plan(_)
-            | Self::Device(_)
-            | Self::Affinity(AffinityError::NotAllowed { .. })
-            | Self::TooManyVcpus { .. }
-            | Self::TooMuchMemory { .. } => BAD_CONFIG,
-            Self::UnexpectedMrtd { .. } => TD_UNEXPECTED_MRTD,
-            Self::TdxNotReady(_) => TDX_NOT_READY,
-            Self::TdLaunch(error) if error.is_out_of_key_ids() => TD_NO_KEY_ID,
-            Self::TdLaunch(
-                TdLaunchError::Refused(_)
-                | TdLaunchError::TooManyVcpus { .. }
-                | TdLaunchError::Board(BoardError::Serial { .. }),
-            )
-            | Self::Launch(LaunchError::Board(BoardError::Serial { .. })) => BAD_CONFIG,
-            Self::TdLaunch(_) => TD_LAUNCH_FAILED,
-            Self::Kvm(_)
-            | Self::Affinity(_)
-            | Self::Prefault(_)
-            | Self::Launch(_)
-            | Self::Loop(_)
-            | Self::Transcript { .. }
-            | Self::Process { .. } => HOST_ERROR,
-        }
-    }
-}
 
 /// A machine with its files opened and its plan made; nothing has been created.
 #[derive(Debug)]
@@ -310,13 +195,6 @@ fn why_not_ready() -> String {
     }
 }
 
-fn why_not_provided(error: &std::io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::ENOMEM) => "the host cannot provide the memory; give the guest less of it",
-        _ => "the host cannot provide memory in advance; leave prefault=on out",
-    }
-}
-
 /// Made before anything else, so that a launch is not done in vain.
 fn create_transcript(path: &Path) -> Result<(&Path, File), RunError> {
     let file = File::create(path).map_err(|source| RunError::Transcript {
@@ -369,22 +247,4 @@ fn check_limits(plan: &Plan, host: &Host) -> Result<(), RunError> {
 
 fn process(what: &'static str) -> impl FnOnce(std::io::Error) -> RunError {
     move |source| RunError::Process { what, source }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn less_memory_is_the_remedy_for_want_of_memory_only() {
-        let text = |errno| {
-            let source = std::io::Error::from_raw_os_error(errno);
-            RunError::Prefault(source).to_string()
-        };
-        let less =
-            "--memory prefault=on: the host cannot provide the memory; give the guest less of it";
-        assert_eq!(text(libc::ENOMEM), less);
-        let leave_out = "--memory prefault=on: the host cannot provide memory in advance; leave prefault=on out";
-        assert_eq!(text(libc::EINVAL), leave_out);
-    }
 }
