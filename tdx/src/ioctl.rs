@@ -12,6 +12,7 @@
 )]
 
 use std::io;
+use std::mem::offset_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use kvm_bindings::{kvm_create_guest_memfd, kvm_enable_cap, kvm_memory_attributes, kvm_run};
@@ -22,7 +23,7 @@ use tdvmm_arch::cpuid::CpuidTable;
 use crate::abi::{self, kvm_pre_fault_memory, kvm_tdx_cmd, kvm_tdx_init_mem_region};
 use crate::caps::Capabilities;
 use crate::error::{CallError, Command};
-use crate::exit::{RUN_BYTES, Reply};
+use crate::exit::{EXIT_REASON, RUN_BYTES, Reply};
 use crate::log::Measure;
 use crate::ops::{Progress, TdOps, VmSetting};
 use crate::pages::PageSource;
@@ -296,17 +297,29 @@ pub fn pre_fault(vcpu: &VcpuFd, range: GpaRange) -> Result<GpaRange, CallError> 
 }
 
 /// The bytes of a vCPU's `kvm_run`, for [`exit::decode`](crate::exit::decode): a copy, so that
-/// nothing of it is read twice.
+/// nothing of it is read twice. What lies before the exit reason is left 0: it goes to the kernel, and one
+/// byte of it, `immediate_exit`, other threads may write at any time.
 #[must_use]
 pub fn exit_bytes(vcpu: &mut VcpuFd) -> [u8; RUN_BYTES] {
     let run: *const kvm_run = vcpu.get_kvm_run();
-    // SAFETY: `run` comes from a reference to the vCPU's mapping, which holds a whole `kvm_run`
-    // (more than RUN_BYTES, asserted below), all of it initialised memory of the kernel; bytes need
-    // no alignment. Nothing writes to it: the exclusive borrow of the vCPU excludes KVM_RUN.
-    unsafe { run.cast::<[u8; RUN_BYTES]>().read_volatile() }
+    // SAFETY: `run` comes from a reference to the vCPU's mapping, which holds a whole `kvm_run`, and the
+    // offset lies in that (both asserted below).
+    let told = unsafe { run.cast::<u8>().add(EXIT_REASON) };
+    // SAFETY: the mapping has RUN_BYTES - EXIT_REASON bytes from `told` on (asserted below), all of them
+    // initialised memory of the kernel; bytes need no alignment. Nothing writes to these: the kernel does in
+    // KVM_RUN only, which the exclusive borrow of the vCPU excludes, and the one field that other threads
+    // write, `immediate_exit`, lies before them (asserted below).
+    let told = unsafe { told.cast::<[u8; RUN_BYTES - EXIT_REASON]>().read_volatile() };
+    let mut bytes = [0; RUN_BYTES];
+    for (to, from) in bytes.iter_mut().skip(EXIT_REASON).zip(told) {
+        *to = from;
+    }
+    bytes
 }
 
 const _: () = assert!(size_of::<kvm_run>() >= RUN_BYTES);
+const _: () = assert!(offset_of!(kvm_run, exit_reason) == EXIT_REASON);
+const _: () = assert!(offset_of!(kvm_run, immediate_exit) < EXIT_REASON);
 
 /// An answer that does not belong to the exit it was given for. Nothing was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -343,7 +356,8 @@ pub fn answer(vcpu: &mut VcpuFd, reply: Reply) -> Result<(), ReplyMismatch> {
         // in the first RUN_BYTES of the mapping, so the result points into it.
         let field = unsafe { run.add(offset) };
         // SAFETY: `field` has 8 bytes of the mapping behind it, of which any bytes are a valid
-        // value; the exclusive borrow of the vCPU excludes every other access.
+        // value; it lies in the union, to which other threads have no way, and the exclusive borrow
+        // of the vCPU excludes KVM_RUN.
         unsafe { field.cast::<u64>().write_unaligned(value) };
     }
     Ok(())

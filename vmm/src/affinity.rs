@@ -6,7 +6,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use thiserror::Error;
 
-use crate::config::Affinity;
+use crate::config::{Affinity, MAX_HOST_CPUS};
 
 /// A vCPU cannot be bound as asked for.
 #[derive(Debug, Error)]
@@ -24,7 +24,9 @@ pub enum AffinityError {
         allowed: String,
     },
     /// The host does not tell which CPUs there are.
-    #[error("--cpus affinity=: cannot ask which CPUs this process may use")]
+    #[error(
+        "--cpus affinity=: cannot ask which CPUs this process may use (of hosts with more than {MAX_HOST_CPUS} this tdvmm cannot)"
+    )]
     Ask(#[source] io::Error),
 }
 
@@ -122,6 +124,11 @@ mod tests {
     }
 
     #[test]
+    fn cpus_that_can_be_named_are_those_of_a_set() {
+        assert_eq!(CpuSet::count(), MAX_HOST_CPUS);
+    }
+
+    #[test]
     fn bound_thread_runs_where_it_was_bound_to() {
         let allowed = sched_getaffinity(this_thread()).unwrap();
         let cpu = (0..capacity()).find(|cpu| is_in(&allowed, *cpu)).unwrap();
@@ -134,6 +141,6 @@ mod tests {
         .join()
         .unwrap();
         assert!(check(&affinity(&format!("boot=1,affinity=0@{cpu}"))).is_ok());
-        assert!(check(&affinity("boot=1,affinity=0@100000")).is_err());
+        assert!(check(&affinity("boot=1,affinity=0@1023")).is_err());
     }
 }

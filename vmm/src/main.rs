@@ -70,7 +70,7 @@ fn main() -> ExitCode {
             // Firmware that has refused the kernel waits for a key, until somebody ends the machine.
             let given_up = matches!(ending, Ending::Signal(_) | Ending::Operator);
             match doubt.filter(|_| given_up) {
-                Some(doubt) => say(&format!("{ending}; {doubt}: {}", doubt.remedy())),
+                Some(doubt) => say(&format!("{ending}; {}", doubt.in_hindsight())),
                 None => say(&ending.to_string()),
             }
             ExitCode::from(ending.exit_code())

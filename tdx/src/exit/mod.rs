@@ -21,7 +21,7 @@ use crate::abi;
 /// Bytes of `kvm_run` that [`decode`] looks at: the header and the union.
 pub const RUN_BYTES: usize = 288;
 
-const EXIT_REASON: usize = 8;
+pub(crate) const EXIT_REASON: usize = 8;
 const UNION: usize = 32;
 
 /// An exit that only a TD makes, or that means something else from a TD.

@@ -68,10 +68,15 @@ impl TdAttributes {
             .map(|(bit, _)| Self(1 << bit))
     }
 
-    /// One refusal for each bit that the host does not report.
-    pub(crate) fn refusals(self, caps: &Capabilities) -> Vec<Refusal> {
+    /// One refusal for each bit that the host does not report, with the option of `asked_by` for it.
+    pub(crate) fn refusals(self, caps: &Capabilities, asked_by: &[(Self, String)]) -> Vec<Refusal> {
         super::xfam::bits(self.without(caps.attributes).0)
-            .map(|bit| Self(1 << bit).refusal(caps))
+            .map(|bit| {
+                let one = Self(1 << bit);
+                let option = asked_by.iter().find(|(asked, _)| asked.contains(one));
+                let option = option.map(|(_, option)| option.as_str());
+                one.refusal(caps).asked_by(option)
+            })
             .collect()
     }
 
@@ -114,5 +119,19 @@ mod tests {
         );
         assert_eq!(TdAttributes::by_name("PKS"), Some(TdAttributes::PKS));
         assert_eq!(TdAttributes::by_name("sgx"), None);
+    }
+
+    #[test]
+    fn refusal_of_an_attribute_names_its_option_and_ends_when_the_host_reports_it() {
+        let mut caps = crate::fake::capabilities();
+        let wanted = TdAttributes::DEFAULT.with(TdAttributes::PERFMON);
+        let asked_by = [(TdAttributes::PERFMON, "--platform perfmon=on".to_owned())];
+        let refusals = wanted.refusals(&caps, &asked_by);
+        assert_eq!(refusals.len(), 1);
+        assert_eq!(refusals[0].option(), Some("--platform perfmon=on"));
+        assert!(refusals[0].what().contains("PERFMON (bit 63)"));
+        assert_eq!(wanted.refusals(&caps, &[])[0].option(), None);
+        caps.attributes = caps.attributes.with(TdAttributes::PERFMON);
+        assert_eq!(wanted.refusals(&caps, &asked_by), []);
     }
 }

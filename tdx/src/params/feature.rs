@@ -7,15 +7,9 @@ use super::attributes::TdAttributes;
 use super::refusal::Refusal;
 use crate::caps::Capabilities;
 
-/// A feature beyond the plain TD.
+/// A feature beyond the plain TD that is more than an attribute ([`TdAttributes`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TdFeature {
-    /// Debugging from outside of the TD.
-    Debug,
-    /// Performance counters owned by the guest.
-    Perfmon,
-    /// Supervisor protection keys.
-    Pks,
     /// Starting from a snapshot, which is a migration from a file.
     Snapshot,
     /// Virtual machines inside the TD (TD partitioning).
@@ -28,13 +22,10 @@ pub enum TdFeature {
     Vtpm,
     /// vCPUs added while the TD runs.
     VcpuHotplug,
-    /// Private memory and devices trusted by the TD (TDX Connect).
-    TrustedDevices,
 }
 
 /// How a host would show that it has a feature.
 enum Sign {
-    Attribute(TdAttributes),
     /// An attribute, and then calls that this program does not know.
     AttributeAndCalls(TdAttributes, &'static str),
     /// `kvm_tdx_init_vm` has no field for it; a kernel that has one would say so in the words of
@@ -47,16 +38,12 @@ enum Sign {
 impl TdFeature {
     const fn sign(self) -> Sign {
         match self {
-            Self::Debug => Sign::Attribute(TdAttributes::DEBUG),
-            Self::Perfmon => Sign::Attribute(TdAttributes::PERFMON),
-            Self::Pks => Sign::Attribute(TdAttributes::PKS),
             Self::Snapshot => Sign::AttributeAndCalls(
                 TdAttributes::MIGRATABLE,
                 "importing the state of a TD (TDH.IMPORT)",
             ),
             Self::L2Vms | Self::L2Bios => Sign::NoField("the number of L2 VMs (num-l2-vms)"),
             Self::ServiceTd | Self::Vtpm => Sign::NoField("binding a service TD"),
-            Self::TrustedDevices => Sign::NoField("TDX Connect"),
             Self::VcpuHotplug => Sign::ClosedByFinalize,
         }
     }
@@ -64,7 +51,6 @@ impl TdFeature {
     /// `None` if the host has the feature.
     pub(crate) fn refusal(self, caps: &Capabilities) -> Option<Refusal> {
         match self.sign() {
-            Sign::Attribute(bit) if caps.attributes.contains(bit) => None,
             Sign::AttributeAndCalls(bit, calls) if caps.attributes.contains(bit) => {
                 Some(Refusal::new(
                     self.to_string(),
@@ -75,7 +61,7 @@ impl TdFeature {
                     "a newer tdvmm, if the kernel has such a call",
                 ))
             }
-            Sign::Attribute(bit) | Sign::AttributeAndCalls(bit, _) => Some(Refusal::new(
+            Sign::AttributeAndCalls(bit, _) => Some(Refusal::new(
                 format!("{self} needs TD attribute {bit}"),
                 format!(
                     "KVM_TDX_CAPABILITIES reports supported_attrs {:#x} without it, so this \
@@ -112,16 +98,12 @@ impl TdFeature {
 impl fmt::Display for TdFeature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Debug => "debugging a TD from outside",
-            Self::Perfmon => "performance counters in a TD",
-            Self::Pks => "supervisor protection keys in a TD",
             Self::Snapshot => "starting a TD from a snapshot",
             Self::L2Vms => "virtual machines inside a TD",
             Self::L2Bios => "a BIOS for virtual machines inside a TD",
             Self::ServiceTd => "a service TD",
             Self::Vtpm => "a virtual TPM for a TD",
             Self::VcpuHotplug => "adding vCPUs to a running TD",
-            Self::TrustedDevices => "devices trusted by a TD",
         })
     }
 }
@@ -132,20 +114,11 @@ mod tests {
     use crate::fake;
 
     #[test]
-    fn feature_follows_the_reported_attribute() {
-        let mut caps = fake::capabilities();
-        let refusal = TdFeature::Perfmon.refusal(&caps).unwrap();
-        assert!(refusal.what().contains("PERFMON (bit 63)"));
-        assert!(refusal.lacking().contains("supported_attrs 0x10000000"));
-        caps.attributes = caps.attributes.with(TdAttributes::PERFMON);
-        assert_eq!(TdFeature::Perfmon.refusal(&caps), None);
-    }
-
-    #[test]
     fn snapshot_is_refused_by_what_is_lacking_at_the_time() {
         let mut caps = fake::capabilities();
         let refusal = TdFeature::Snapshot.refusal(&caps).unwrap();
         assert!(refusal.what().contains("MIGRATABLE (bit 29)"));
+        assert!(refusal.lacking().contains("supported_attrs 0x10000000"));
         caps.attributes = caps.attributes.with(TdAttributes::MIGRATABLE);
         let refusal = TdFeature::Snapshot.refusal(&caps).unwrap();
         assert!(refusal.lacking().contains("this tdvmm knows no call"));

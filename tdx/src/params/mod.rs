@@ -42,10 +42,24 @@ pub struct TdRequest {
     pub ram_top: Gpa,
     /// What the owner binds the TD to.
     pub identities: Identities,
-    /// Features beyond the plain TD.
-    pub features: Vec<TdFeature>,
+    /// Features beyond the plain TD, each with the option that asks for it.
+    pub features: Vec<(TdFeature, String)>,
+    /// The options that ask for the rest.
+    pub asked_by: AskedBy,
     /// CPUID as the machine wants it (for vCPU 0): host-supported values with topology.
     pub cpuid: CpuidTable,
+}
+
+/// The options by which something was asked for, such as `--platform debug=on`, so that a refusal names them. What
+/// is wanted though nobody asked for it has none.
+#[derive(Clone, Debug, Default)]
+pub struct AskedBy {
+    /// Of attributes; the first that has a bit counts.
+    pub attributes: Vec<(TdAttributes, String)>,
+    /// Of the extended features.
+    pub xfam: Option<String>,
+    /// Of the width of addresses.
+    pub gpaw: Option<String>,
 }
 
 /// The parameters of a TD: all within what the host reported.
@@ -69,6 +83,7 @@ impl TdRequest {
             ram_top,
             identities: Identities::default(),
             features: Vec::new(),
+            asked_by: AskedBy::default(),
             cpuid,
         }
     }
@@ -79,21 +94,22 @@ impl TdRequest {
     ///
     /// [`Refused`] lists every wish that the host cannot grant.
     pub fn resolve(&self, caps: &Capabilities) -> Result<TdParams, Refused> {
-        let mut refusals = self.attributes.refusals(caps);
-        refusals.extend(
-            self.features
-                .iter()
-                .filter_map(|feature| feature.refusal(caps)),
-        );
+        let asked_by = &self.asked_by;
+        let mut refusals = self.attributes.refusals(caps, &asked_by.attributes);
+        refusals.extend(self.features.iter().filter_map(|(feature, option)| {
+            let refusal = feature.refusal(caps)?;
+            Some(refusal.asked_by(Some(option)))
+        }));
         let xfam = self
             .xfam
             .resolve(&self.cpuid, caps)
             .unwrap_or_else(|refused| {
-                refusals.extend(refused);
+                let option = asked_by.xfam.as_deref();
+                refusals.extend(refused.into_iter().map(|one| one.asked_by(option)));
                 Xfam::LEGACY
             });
         let gpaw = Gpaw::choose(self.gpaw, self.ram_top, &self.cpuid).unwrap_or_else(|refused| {
-            refusals.push(refused);
+            refusals.push(refused.asked_by(asked_by.gpaw.as_deref()));
             Gpaw::Bits48
         });
         let cpuid = configurable::intersect(&self.cpuid, caps, gpaw);

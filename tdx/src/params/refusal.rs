@@ -5,6 +5,7 @@ use std::fmt;
 /// What is refused, who lacks it, and where it would come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
+    option: Option<String>,
     what: String,
     lacking: String,
     remedy: String,
@@ -17,10 +18,26 @@ impl Refusal {
         remedy: impl Into<String>,
     ) -> Self {
         Self {
+            option: None,
             what: what.into(),
             lacking: lacking.into(),
             remedy: remedy.into(),
         }
+    }
+
+    /// The same of what `option` asked for.
+    #[must_use]
+    pub(crate) fn asked_by(self, option: Option<&str>) -> Self {
+        Self {
+            option: option.map(str::to_owned),
+            ..self
+        }
+    }
+
+    /// The option that asked for it; `None` if it is wanted though no option says so.
+    #[must_use]
+    pub fn option(&self) -> Option<&str> {
+        self.option.as_deref()
     }
 
     /// The wish, with the bits it stands for.
@@ -44,6 +61,9 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(option) = &self.option {
+            write!(f, "{option}: ")?;
+        }
         write!(
             f,
             "{}: {}; it would come from {}",

@@ -3,9 +3,14 @@
 //! What can be known without the host is checked here; whether the host has the CPUs, and lets this process
 //! use them, is checked before anything is created ([`crate::affinity`]).
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::{ConfigError, CpusConfig};
+
+/// CPUs of the host that can be named: those below this number. It is what the C library's `cpu_set_t` holds.
+pub const MAX_HOST_CPUS: usize = 1024;
 
 /// CPUs of the host by number of the vCPU, each list ascending. A vCPU without one runs where the host lets
 /// it.
@@ -34,6 +39,14 @@ impl Affinity {
             let mut host_cpus = one.host_cpus.clone();
             host_cpus.sort_unstable();
             host_cpus.dedup();
+            if let Some(cpu) = host_cpus
+                .last()
+                .filter(|cpu| **cpu as usize >= MAX_HOST_CPUS)
+            {
+                return Err(wrong(format!(
+                    "names CPU {cpu} of the host; this tdvmm binds to CPUs below {MAX_HOST_CPUS}"
+                )));
+            }
             lists.push((one.vcpu, host_cpus));
         }
         Ok(Self(lists))
@@ -44,6 +57,18 @@ impl Affinity {
     pub fn of(&self, vcpu: u32) -> Option<&[u32]> {
         let found = self.0.iter().find(|(number, _)| *number == vcpu);
         found.map(|(_, host_cpus)| host_cpus.as_slice())
+    }
+
+    /// The CPUs that any of `vcpus` vCPUs may run on, ascending; `None` if one of them is not bound.
+    #[must_use]
+    pub fn of_all(&self, vcpus: u32) -> Option<Vec<u32>> {
+        // Each is named once at most.
+        if self.0.len() < usize::try_from(vcpus).ok()? {
+            return None;
+        }
+        let lists = self.0.iter().flat_map(|(_, host_cpus)| host_cpus);
+        let all: BTreeSet<u32> = lists.copied().collect();
+        Some(all.into_iter().collect())
     }
 
     /// All lists, with the numbers of their vCPUs.
@@ -73,6 +98,14 @@ mod tests {
     }
 
     #[test]
+    fn cpus_of_all_are_told_when_every_vcpu_is_bound() {
+        let affinity = affinity("boot=2,affinity=0@7:1@1-2+7").unwrap();
+        assert_eq!(affinity.of_all(2), Some(vec![1, 2, 7]));
+        assert_eq!(affinity.of_all(3), None);
+        assert_eq!(Affinity::default().of_all(1), None);
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_with_the_option() {
         for (text, problem) in [
             ("boot=2,affinity=2@0", "vCPUs have the numbers 0 to 1"),
@@ -80,8 +113,9 @@ mod tests {
             ("boot=2,affinity=0", "is no VCPU@CPUS"),
             ("boot=2,affinity=0@", "is no number"),
             ("boot=2,affinity=0@3-1", "ends before it starts"),
-            ("boot=2,affinity=0@0-4294967295", "more than 8192 CPUs"),
-            ("boot=2,affinity=0@0-8191+0-8191", "more than 8192 CPUs"),
+            ("boot=2,affinity=0@0-4294967295", "more than 1024 CPUs"),
+            ("boot=2,affinity=0@0-1023+0-1023", "more than 1024 CPUs"),
+            ("boot=2,affinity=0@1+1024", "CPU 1024 of the host"),
         ] {
             let error = affinity(text).unwrap_err();
             assert!(error.starts_with("--cpus "), "{error}");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::options::Pairs;
+use super::pairs::Pairs;
 use super::{ByteSize, ConfigError, SerialConfig, SerialMode, parse_size};
 
 const FORMS: &str = "write off, tty, pty, file=PATH[,max_size=N] or socket=PATH";

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::options::Pairs;
+use super::pairs::Pairs;
 use super::{ByteSize, ConfigError, parse_size};
 
 /// What `queue_size` may be; the entries of a ring are a power of two.

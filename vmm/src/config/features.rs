@@ -7,40 +7,88 @@ use tdvmm_tdx::params::{TdAttributes, TdFeature};
 
 use super::{ConfigError, PlatformConfig, VmConfig};
 
-/// The attributes that have a key of their own.
-pub(super) fn attributes(platform: &PlatformConfig) -> TdAttributes {
-    [
-        (platform.debug, TdAttributes::DEBUG),
-        (platform.perfmon, TdAttributes::PERFMON),
-        (platform.pks, TdAttributes::PKS),
-        (platform.migratable, TdAttributes::MIGRATABLE),
-    ]
-    .into_iter()
-    .filter(|(wanted, _)| *wanted == Some(true))
-    .fold(TdAttributes(0), |all, (_, one)| all.with(one))
+/// The attributes that are asked for by a key of their own, with that option.
+///
+/// Refused is a key that says off of what `named` (`attributes=`) has: which of the two holds would be a guess.
+pub(super) fn keys(
+    named: &[(TdAttributes, String)],
+    platform: &PlatformConfig,
+) -> Result<Vec<(TdAttributes, String)>, ConfigError> {
+    let mut asked_for = Vec::new();
+    for (key, wanted, one) in [
+        ("debug", platform.debug, TdAttributes::DEBUG),
+        ("perfmon", platform.perfmon, TdAttributes::PERFMON),
+        ("pks", platform.pks, TdAttributes::PKS),
+        ("migratable", platform.migratable, TdAttributes::MIGRATABLE),
+        (
+            "sept_ve_disable",
+            platform.sept_ve_disable,
+            TdAttributes::SEPT_VE_DISABLE,
+        ),
+    ] {
+        match wanted {
+            Some(true) => asked_for.push((one, format!("--platform {key}=on"))),
+            Some(false) if named.iter().any(|(other, _)| other.contains(one)) => {
+                return Err(ConfigError::option(
+                    "--platform",
+                    format!("{key}=off"),
+                    "attributes= names it too; leave one out",
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(asked_for)
 }
 
-/// What is asked for and is no attribute.
-pub(super) fn beyond_attributes(config: &VmConfig) -> Result<Vec<TdFeature>, ConfigError> {
+/// What is asked for and is no attribute, with the option that asks for it.
+pub(super) fn beyond_attributes(
+    config: &VmConfig,
+) -> Result<Vec<(TdFeature, String)>, ConfigError> {
     let platform = &config.platform;
-    let l2_vms = platform.num_l2_vms.unwrap_or(0) > 0;
-    if let Some(bios) = platform.l2bios.as_ref().filter(|_| !l2_vms) {
+    let l2_vms = platform.num_l2_vms.filter(|count| *count > 0);
+    let l2_bios = platform.l2bios.as_ref().map(|path| path.display());
+    if let Some(bios) = l2_bios.as_ref().filter(|_| l2_vms.is_none()) {
         return Err(ConfigError::option(
             "--platform",
-            format!("l2bios={}", bios.display()),
+            format!("l2bios={bios}"),
             "is for virtual machines inside the TD; give num_l2_vms too",
         ));
     }
+    let max = config.cpus.max.filter(|_| adds_vcpus(config));
+    let migtd_hash = platform.migtd_hash.as_ref();
+    let vtpm_path = platform.vtpm_path.as_ref().map(|path| path.display());
+    let snapshot = config.restore.as_ref().map(|from| &from.source_url);
     let wanted = [
-        (l2_vms, TdFeature::L2Vms),
-        (platform.l2bios.is_some(), TdFeature::L2Bios),
-        (platform.migtd_hash.is_some(), TdFeature::ServiceTd),
-        (platform.vtpm_path.is_some(), TdFeature::Vtpm),
-        (adds_vcpus(config), TdFeature::VcpuHotplug),
-        (config.restore.is_some(), TdFeature::Snapshot),
+        (
+            TdFeature::L2Vms,
+            l2_vms.map(|count| format!("--platform num_l2_vms={count}")),
+        ),
+        (
+            TdFeature::L2Bios,
+            l2_bios.map(|path| format!("--platform l2bios={path}")),
+        ),
+        (
+            TdFeature::ServiceTd,
+            migtd_hash.map(|hash| format!("--platform migtd_hash={hash}")),
+        ),
+        (
+            TdFeature::Vtpm,
+            vtpm_path.map(|path| format!("--platform vtpm_path={path}")),
+        ),
+        (
+            TdFeature::VcpuHotplug,
+            max.map(|max| format!("--cpus max={max}")),
+        ),
+        (
+            TdFeature::Snapshot,
+            snapshot.map(|url| format!("--restore source_url={url}")),
+        ),
     ];
-    let wanted = wanted.into_iter().filter(|(wanted, _)| *wanted);
-    Ok(wanted.map(|(_, feature)| feature).collect())
+    let wanted = wanted.into_iter();
+    Ok(wanted
+        .filter_map(|(feature, option)| Some((feature, option?)))
+        .collect())
 }
 
 fn adds_vcpus(config: &VmConfig) -> bool {
@@ -130,6 +178,11 @@ mod tests {
             let mut caps = fake::capabilities();
             let text = ask(&config, &caps).unwrap_err();
             assert!(text.contains(name), "{text}");
+            assert!(text.contains(&format!(": --platform {key}=on: ")), "{text}");
+            let named = td(&format!("tdx=on,attributes={key}"));
+            let text_of_named = ask(&named, &caps).unwrap_err();
+            let option = format!(": --platform attributes={key}: ");
+            assert!(text_of_named.contains(&option), "{text_of_named}");
             assert!(
                 text.contains("this kernel or this TDX module lacks it"),
                 "{text}"
@@ -144,6 +197,17 @@ mod tests {
     }
 
     #[test]
+    fn key_that_says_off_of_a_named_attribute_is_refused() {
+        for key in ["debug", "perfmon", "pks", "migratable", "sept_ve_disable"] {
+            let both = |state| validate(&td(&format!("tdx=on,attributes={key},{key}={state}")));
+            let text = both("off").unwrap_err().to_string();
+            let told = format!("--platform {key}=off: attributes= names it too; leave one out");
+            assert_eq!(text, told);
+            assert!(both("on").is_ok());
+        }
+    }
+
+    #[test]
     fn feature_without_an_attribute_is_refused_with_its_name() {
         let mut more_vcpus = td("tdx=on");
         more_vcpus.cpus = parse_cpus("boot=1,max=2").unwrap();
@@ -151,18 +215,41 @@ mod tests {
         restored.restore = Some(RestoreConfig {
             source_url: "file:///s".into(),
         });
-        for (config, told) in [
-            (td("tdx=on,num_l2_vms=1"), "num-l2-vms"),
+        for (config, option, told) in [
+            (
+                td("tdx=on,num_l2_vms=1"),
+                "--platform num_l2_vms=1",
+                "num-l2-vms",
+            ),
             (
                 td("tdx=on,num_l2_vms=1,l2bios=b"),
+                "--platform l2bios=b",
                 "a BIOS for virtual machines",
             ),
-            (td("tdx=on,migtd_hash=00"), "binding a service TD"),
-            (td("tdx=on,vtpm_path=s"), "a virtual TPM"),
-            (more_vcpus, "KVM_TDX_FINALIZE_VM"),
-            (restored, "MIGRATABLE (bit 29)"),
+            (
+                td("tdx=on,migtd_hash=00"),
+                "--platform migtd_hash=00",
+                "binding a service TD",
+            ),
+            (
+                td("tdx=on,vtpm_path=s"),
+                "--platform vtpm_path=s",
+                "a virtual TPM",
+            ),
+            (more_vcpus, "--cpus max=2", "KVM_TDX_FINALIZE_VM"),
+            (
+                restored,
+                "--restore source_url=file:///s",
+                "MIGRATABLE (bit 29)",
+            ),
+            (
+                td("tdx=on,xfam=0x800000003"),
+                "--platform xfam=0x800000003",
+                "extended feature unnamed (bit 35)",
+            ),
         ] {
             let text = ask(&config, &fake::capabilities()).unwrap_err();
+            assert!(text.contains(&format!(" {option}: ")), "{text}");
             assert!(text.contains(told), "{text}");
             assert!(text.contains("it would come from"), "{text}");
         }

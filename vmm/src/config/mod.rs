@@ -15,11 +15,12 @@ mod disk;
 mod features;
 mod model;
 mod options;
+mod pairs;
 mod size;
 mod td;
 mod validate;
 
-pub use affinity::Affinity;
+pub use affinity::{Affinity, MAX_HOST_CPUS};
 pub use console::{Console, ConsoleConfig, ConsoleMode, parse_console};
 pub use devices::{Device, PciDevice};
 pub use disk::{Disk, DiskCache, DiskConfig, ImageType, Limit, parse_disk};

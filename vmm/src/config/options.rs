@@ -1,15 +1,11 @@
-//! Option texts of the form `key=value,key=value`.
-//!
-//! A value may stand in double quotes, so that a path may hold a comma. Words of a key may be joined by
-//! `-` as well as `_`. An unknown key, a key given twice and a key without a value are errors that list the
-//! known keys.
+//! The options that are of few keys: `--cpus`, `--platform`, `--memory`, `--restore`, `--serial`, `--rng`.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
+use super::pairs::Pairs;
 use super::{
-    AffinityConfig, ConfigError, CpusConfig, MemoryConfig, PlatformConfig, RestoreConfig,
-    SerialConfig, SerialMode, TopologyConfig, parse_size,
+    AffinityConfig, ConfigError, CpusConfig, MAX_HOST_CPUS, MemoryConfig, PlatformConfig,
+    RestoreConfig, SerialConfig, SerialMode, TopologyConfig, parse_size,
 };
 
 /// Reads `boot=N[,max=N][,topology=sockets:cores:threads][,tsc_khz=N][,affinity=VCPU@CPUS:VCPU@CPUS]`.
@@ -48,9 +44,6 @@ pub fn parse_cpus(text: &str) -> Result<CpusConfig, ConfigError> {
     Ok(cpus)
 }
 
-/// The most CPUs that one list may name: as many as a kernel can have.
-const MAX_HOST_CPUS: usize = 8192;
-
 /// Reads `0@1-3+6`: vCPU 0 on CPUs 1, 2, 3 and 6 of the host.
 fn parse_affinity(pairs: &Pairs, text: &str) -> Result<AffinityConfig, ConfigError> {
     let (vcpu, list) = text.split_once('@').ok_or_else(|| {
@@ -65,6 +58,7 @@ fn parse_affinity(pairs: &Pairs, text: &str) -> Result<AffinityConfig, ConfigErr
         let last: u32 = pairs.number("affinity", last)?;
         let count = last.checked_sub(first).map(|more| more as usize);
         match count {
+            // A list in which CPUs are named again and again is bounded as well.
             Some(more) if more < MAX_HOST_CPUS - host_cpus.len().min(MAX_HOST_CPUS) => {
                 host_cpus.extend(first..=last);
             }
@@ -230,106 +224,6 @@ pub fn parse_rng(text: &str) -> Result<bool, ConfigError> {
         "off" => Ok(false),
         _ => Err(ConfigError::option("--rng", text, "write on or off")),
     }
-}
-
-/// The pairs of one option's text.
-pub(super) struct Pairs<'a> {
-    option: &'static str,
-    text: &'a str,
-    pairs: Vec<(&'a str, &'a str)>,
-}
-
-impl<'a> Pairs<'a> {
-    pub(super) fn parse(
-        option: &'static str,
-        text: &'a str,
-        known: &'a [&'a str],
-    ) -> Result<Self, ConfigError> {
-        let mut found = Self {
-            option,
-            text,
-            pairs: Vec::new(),
-        };
-        let known_keys = || known.join(", ");
-        for item in split_outside_quotes(text) {
-            let Some((key, value)) = item.split_once('=') else {
-                let problem = format!("'{item}' is no key=value; keys are {}", known_keys());
-                return Err(found.problem(problem));
-            };
-            let joined = key.replace('-', "_");
-            let Some(&key) = known.iter().find(|known| **known == joined) else {
-                let problem = format!("unknown key '{key}'; keys are {}", known_keys());
-                return Err(found.problem(problem));
-            };
-            if found.get(key).is_some() {
-                return Err(found.problem(format!("key '{key}' is given twice")));
-            }
-            let unquoted = value
-                .strip_prefix('"')
-                .and_then(|rest| rest.strip_suffix('"'));
-            found.pairs.push((key, unquoted.unwrap_or(value)));
-        }
-        Ok(found)
-    }
-
-    pub(super) fn get(&self, key: &str) -> Option<&'a str> {
-        self.pairs
-            .iter()
-            .find(|pair| pair.0 == key)
-            .map(|pair| pair.1)
-    }
-
-    pub(super) fn number<N: FromStr + Max>(&self, key: &str, text: &str) -> Result<N, ConfigError> {
-        text.parse().map_err(|_| {
-            self.problem(format!(
-                "{key}: '{text}' is no number from 0 to {}",
-                N::MAX_NUMBER
-            ))
-        })
-    }
-
-    fn switch(&self, key: &str, text: &str) -> Result<bool, ConfigError> {
-        match text {
-            "on" => Ok(true),
-            "off" => Ok(false),
-            _ => Err(self.problem(format!("{key} is on or off, not '{text}'"))),
-        }
-    }
-
-    pub(super) fn optional_switch(&self, key: &str) -> Result<Option<bool>, ConfigError> {
-        self.get(key)
-            .map(|value| self.switch(key, value))
-            .transpose()
-    }
-
-    pub(super) fn problem(&self, problem: impl Into<String>) -> ConfigError {
-        ConfigError::option(self.option, self.text, problem)
-    }
-}
-
-/// The largest number of a type, for messages.
-pub(super) trait Max {
-    const MAX_NUMBER: u64;
-}
-
-impl Max for u16 {
-    const MAX_NUMBER: u64 = u16::MAX as u64;
-}
-
-impl Max for u32 {
-    const MAX_NUMBER: u64 = u32::MAX as u64;
-}
-
-impl Max for u64 {
-    const MAX_NUMBER: u64 = u64::MAX;
-}
-
-fn split_outside_quotes(text: &str) -> impl Iterator<Item = &str> {
-    let mut quoted = false;
-    text.split(move |letter| {
-        quoted ^= letter == '"';
-        letter == ',' && !quoted
-    })
 }
 
 #[cfg(test)]

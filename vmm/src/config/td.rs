@@ -4,8 +4,8 @@ use serde::Serialize;
 use tdvmm_arch::Gpa;
 use tdvmm_arch::cpuid::CpuidTable;
 use tdvmm_tdx::params::{
-    Gpaw, Identities, Identity, IdentityError, TdAttributes, TdFeature, TdRequest, TscFrequency,
-    Xfam, XfamChoice,
+    AskedBy, Gpaw, Identities, Identity, IdentityError, TdAttributes, TdFeature, TdRequest,
+    TscFrequency, Xfam, XfamChoice,
 };
 
 use super::features;
@@ -24,8 +24,10 @@ pub struct TdOptions {
     pub identities: Identities,
     /// TSC frequency.
     pub tsc: Option<TscFrequency>,
-    /// What goes beyond the plain TD; the host has to report it.
-    pub features: Vec<TdFeature>,
+    /// What goes beyond the plain TD, by the option that asks for it; the host has to report it.
+    pub features: Vec<(TdFeature, String)>,
+    /// The options that ask for the rest.
+    pub asked_by: AskedBy,
 }
 
 impl TdOptions {
@@ -42,8 +44,9 @@ impl TdOptions {
             Some(text) => Identity::from_option(text, |path| std::fs::read(path))
                 .map_err(|error| wrong(key, text, &chain(&error))),
         };
+        let (attributes, asked_by) = attributes(platform)?;
         Ok(Some(Self {
-            attributes: attributes(platform)?.with(features::attributes(platform)),
+            attributes,
             xfam: xfam(platform)?,
             gpaw: platform.gpaw.map(gpaw).transpose()?,
             identities: Identities {
@@ -53,6 +56,11 @@ impl TdOptions {
             },
             tsc: cpus.tsc_khz.map(tsc).transpose()?,
             features: features::beyond_attributes(config)?,
+            asked_by: AskedBy {
+                attributes: asked_by,
+                xfam: option_text("xfam", platform.xfam.as_ref()),
+                gpaw: option_text("gpaw", platform.gpaw.as_ref()),
+            },
         }))
     }
 
@@ -65,6 +73,7 @@ impl TdOptions {
             gpaw: self.gpaw,
             identities: self.identities,
             features: self.features.clone(),
+            asked_by: self.asked_by.clone(),
             ..TdRequest::new(cpuid, ram_top)
         }
     }
@@ -104,11 +113,11 @@ fn refuse_without_td(platform: &PlatformConfig, cpus: &CpusConfig) -> Result<(),
     }
 }
 
-fn attributes(platform: &PlatformConfig) -> Result<TdAttributes, ConfigError> {
-    let mut wanted = match platform.sept_ve_disable {
-        Some(false) => TdAttributes::DEFAULT.without(TdAttributes::SEPT_VE_DISABLE),
-        _ => TdAttributes::DEFAULT,
-    };
+/// The attributes, and which option asks for which.
+fn attributes(
+    platform: &PlatformConfig,
+) -> Result<(TdAttributes, Vec<(TdAttributes, String)>), ConfigError> {
+    let mut asked_by = Vec::new();
     for name in platform
         .attributes
         .iter()
@@ -118,9 +127,15 @@ fn attributes(platform: &PlatformConfig) -> Result<TdAttributes, ConfigError> {
             let problem = "is no TD attribute; names are such as debug, pks, perfmon, migratable";
             return Err(wrong("attributes", name, problem));
         };
-        wanted = wanted.with(one);
+        asked_by.push((one, format!("--platform attributes={name}")));
     }
-    Ok(wanted)
+    let unless_said = match platform.sept_ve_disable {
+        Some(false) => TdAttributes::DEFAULT.without(TdAttributes::SEPT_VE_DISABLE),
+        _ => TdAttributes::DEFAULT,
+    };
+    asked_by.extend(features::keys(&asked_by, platform)?);
+    let all = asked_by.iter().map(|(one, _)| *one);
+    Ok((all.fold(unless_said, TdAttributes::with), asked_by))
 }
 
 fn xfam(platform: &PlatformConfig) -> Result<XfamChoice, ConfigError> {
@@ -140,6 +155,10 @@ fn gpaw(bits: u8) -> Result<Gpaw, ConfigError> {
 fn tsc(khz: u32) -> Result<TscFrequency, ConfigError> {
     TscFrequency::from_khz(khz)
         .map_err(|error| ConfigError::option("--cpus", format!("tsc_khz={khz}"), error.to_string()))
+}
+
+fn option_text(key: &str, value: Option<&impl std::fmt::Display>) -> Option<String> {
+    value.map(|value| format!("--platform {key}={value}"))
 }
 
 fn wrong(key: &str, value: &str, problem: &str) -> ConfigError {

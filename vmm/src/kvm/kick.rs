@@ -88,9 +88,11 @@ impl KickableThread {
         // SAFETY: the byte lies in the run page, which is mapped until the `VcpuFd` is dropped. The thread
         // owns that and returns it through `join`, which takes `self`, so it has not been dropped. A byte
         // is always aligned. The vCPU's own thread makes exclusive borrows of the whole page
-        // (`VcpuFd::get_kvm_run`), in `vcpu::KvmVcpu`, and none of them is used to read or write this byte
-        // but for the atomic store in `clear_exit_flag`; the kernel only reads it. So no access to the byte
-        // is ever at odds with this one, although the borrow's type claims the byte for its time: the page
+        // (`VcpuFd::get_kvm_run`): in `vcpu::KvmVcpu`, which takes single fields beside the atomic store in
+        // `clear_exit_flag`, in the calls of `kvm_ioctls` that it makes, which read the exit, and in
+        // `tdvmm_tdx::ioctl`, whose `exit_bytes` copies from the exit reason on, behind this byte, and
+        // whose `answer` writes behind that. So none of them reads or writes this byte but by that store;
+        // the kernel only reads it. No access to the byte is at odds with this one, although the borrow's type claims the byte for its time: the page
         // is memory shared with the kernel, mapped outside of anything that Rust allocated.
         let flag = unsafe { AtomicU8::from_ptr(self.flag.0.as_ptr()) };
         // What the thread is told was stored before this (`fence` in `vcpu::KvmVcpu::clear_exit_flag`).

@@ -15,11 +15,13 @@ use kvm_bindings::{
     kvm_userspace_memory_region, kvm_userspace_memory_region2,
 };
 use kvm_ioctls::VmFd;
+use tdvmm_arch::addr::PAGE_SIZE;
 use tdvmm_arch::{Gpa, GpaRange};
 use tdvmm_tdx::exit::Visibility;
 use tdvmm_tdx::ioctl::create_guest_memfd;
 use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    MmapRegion,
 };
 use vmm_sys_util::fallocate::{FallocateMode, fallocate};
 
@@ -77,7 +79,7 @@ impl MemorySlots {
         for region in self.backing.iter().flat_map(GuestMemoryMmap::iter) {
             let len = usize::try_from(region.len()).unwrap_or(0);
             // A host without large pages says EINVAL, and gives small ones.
-            let _ = advise(region, 0, len, libc::MADV_HUGEPAGE);
+            let _ = advise(region, 0, len, Advice::Large);
         }
     }
 
@@ -95,7 +97,7 @@ impl MemorySlots {
             // A large page for one shared page would hold the memory of its private neighbours a second time.
             // Where the host has no large pages at all this is refused, which is as well.
             let len = usize::try_from(region.len()).unwrap_or(0);
-            let _ = advise(region, 0, len, libc::MADV_NOHUGEPAGE);
+            let _ = advise(region, 0, len, Advice::NoLarge);
             let private = create_guest_memfd(&self.vm, region.len())
                 .map(File::from)
                 .map_err(failed("KVM_CREATE_GUEST_MEMFD"))?;
@@ -134,6 +136,22 @@ impl MemorySlots {
     }
 }
 
+/// Refuses a host that cannot provide memory of an ordinary VM in advance: it provides one page of its own.
+///
+/// # Errors
+///
+/// The host's; EINVAL before Linux 5.14.
+pub fn check_prefault() -> io::Result<()> {
+    let len = usize::try_from(PAGE_SIZE).unwrap_or(0);
+    let page = MmapRegion::new(len)
+        .map_err(io::Error::other)
+        .and_then(|page| {
+            GuestRegionMmap::new(page, GuestAddress(0))
+                .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
+        })?;
+    advise(&page, 0, len, Advice::Populate)
+}
+
 /// Provides memory of an ordinary VM.
 #[derive(Debug)]
 pub struct OrdinaryMemory<'a>(pub &'a MemorySlots);
@@ -143,7 +161,7 @@ impl Worker for OrdinaryMemory<'_> {
         let memory = self.0.backing.iter().find_map(|memory| part(memory, piece));
         let (region, offset, len) =
             memory.ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
-        advise(region, offset, len, libc::MADV_POPULATE_WRITE)
+        advise(region, offset, len, Advice::Populate)
     }
 }
 
@@ -185,25 +203,47 @@ fn part(memory: &GuestMemoryMmap, range: GpaRange) -> Option<(&GuestRegionMmap, 
     Some((region, usize::try_from(offset).ok()?, len)).filter(|_| fits)
 }
 
-/// Advises the kernel of `len` bytes from `offset` on of `region`, with advice under which memory of this process
-/// stays mapped: MADV_DONTNEED, MADV_HUGEPAGE, MADV_NOHUGEPAGE or MADV_POPULATE_WRITE.
-fn advise(
-    region: &GuestRegionMmap,
-    offset: usize,
-    len: usize,
-    advice: libc::c_int,
-) -> io::Result<()> {
+/// Advice under which memory of this process stays mapped.
+#[derive(Clone, Copy, Debug)]
+enum Advice {
+    /// The contents are not needed: the pages read as 0 from now on.
+    GiveBack,
+    /// Large pages are wanted.
+    Large,
+    /// Large pages are not to be used.
+    NoLarge,
+    /// The pages are wanted now.
+    Populate,
+    /// The pages are not used much. Of a large page that has other pages too the kernel makes small ones, at once
+    /// (`madvise_cold_or_pageout_pte_range`): no other advice that keeps the contents does.
+    Cold,
+}
+
+impl Advice {
+    const fn number(self) -> libc::c_int {
+        match self {
+            Self::GiveBack => libc::MADV_DONTNEED,
+            Self::Large => libc::MADV_HUGEPAGE,
+            Self::NoLarge => libc::MADV_NOHUGEPAGE,
+            Self::Populate => libc::MADV_POPULATE_WRITE,
+            Self::Cold => libc::MADV_COLD,
+        }
+    }
+}
+
+/// Advises the kernel of `len` bytes from `offset` on of `region`.
+fn advise(region: &GuestRegionMmap, offset: usize, len: usize, advice: Advice) -> io::Result<()> {
     let size = usize::try_from(region.len()).unwrap_or(0);
     if offset > size || len > size - offset {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     // SAFETY: the offset lies in the region's mapping, as has just been checked.
     let start = unsafe { region.as_ptr().add(offset) };
-    // SAFETY: the bytes from `start` are pages of an anonymous private mapping that `region` keeps, and none of
-    // the four kinds of advice unmaps any. At most their contents change, to zeros, and nothing in this
+    // SAFETY: the bytes from `start` are pages of an anonymous private mapping that `region` keeps, and no
+    // kind of [`Advice`] unmaps any. At most their contents change, to zeros, and nothing in this
     // process relies on those: guest memory is only read through volatile accesses, as memory that changes at
     // any time.
-    match unsafe { libc::madvise(start.cast(), len, advice) } {
+    match unsafe { libc::madvise(start.cast(), len, advice.number()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
@@ -241,17 +281,46 @@ impl Backings for TdBackings {
             }
             Visibility::Shared => {
                 let (region, offset, len) = self.region(range)?;
-                advise(region, offset, len, libc::MADV_DONTNEED)
+                advise(region, offset, len, Advice::GiveBack)
             }
         }
     }
 
-    fn large_pages(&self, block: GpaRange, allowed: bool) -> io::Result<()> {
+    fn allow_large_page(&self, block: GpaRange) -> io::Result<()> {
         let (region, offset, len) = self.region(block)?;
-        let advice = match allowed {
-            true => libc::MADV_HUGEPAGE,
-            false => libc::MADV_NOHUGEPAGE,
-        };
-        advise(region, offset, len, advice)
+        advise(region, offset, len, Advice::Large)
+    }
+
+    fn split_large_page(&self, block: GpaRange, part: GpaRange) -> io::Result<()> {
+        let (region, offset, len) = self.region(block)?;
+        advise(region, offset, len, Advice::NoLarge)?;
+        if part == block {
+            // It goes as a whole.
+            return Ok(());
+        }
+        let (region, offset, len) = self.region(part)?;
+        advise(region, offset, len, Advice::Cold)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_of_the_tests_provides_memory_in_advance() {
+        // Linux 5.14 or newer, which the tests need anyway.
+        check_prefault().unwrap();
+    }
+
+    #[test]
+    fn advice_for_more_than_the_region_is_refused() {
+        let page = MmapRegion::new(4096).unwrap();
+        let region = GuestRegionMmap::new(page, GuestAddress(0)).unwrap();
+        assert!(advise(&region, 0, 4096, Advice::GiveBack).is_ok());
+        for (offset, len) in [(0, 4097), (4096, 1), (usize::MAX, 2)] {
+            let error = advise(&region, offset, len, Advice::GiveBack).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+        }
     }
 }

@@ -72,6 +72,18 @@ pub fn take_signals() -> Result<SignalFd, LoopError> {
     SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(failed)
 }
 
+/// Reads what has come until a signal that ends the machine; `None` if there is none. SIGWINCH on the way is taken in
+/// without a word: who follows the terminal's size asks for it afterwards.
+pub fn ending_signal(signals: &SignalFd) -> Option<i32> {
+    while let Ok(Some(came)) = signals.read_signal() {
+        let signal = came.ssi_signo.cast_signed();
+        if signal != libc::SIGWINCH {
+            return Some(signal);
+        }
+    }
+    None
+}
+
 /// Where input for the serial port comes from.
 #[derive(Debug)]
 pub enum InputSource {
@@ -120,12 +132,15 @@ pub fn wait_for_end(
     console: Option<ConsoleHandle>,
 ) -> Result<Ending, LoopError> {
     let mut manager = EventManager::new().map_err(LoopError::Wait)?;
-    manager.add_subscriber(MainLoop {
+    let main_loop = MainLoop {
         endings: Arc::clone(endings),
         signals,
         source,
         console,
-    });
+    };
+    // The terminal may have changed since the console was made, and the signal that said so have been read.
+    main_loop.fit_console();
+    manager.add_subscriber(main_loop);
     loop {
         if let Some(ending) = endings.get() {
             return Ok(ending.clone());
@@ -136,16 +151,16 @@ pub fn wait_for_end(
 
 impl MainLoop {
     fn on_signal(&self) {
-        let Ok(Some(signal)) = self.signals.read_signal() else {
-            return;
-        };
-        match signal.ssi_signo.cast_signed() {
-            libc::SIGWINCH => {
-                if let Some(console) = &self.console {
-                    fit_to_terminal(console);
-                }
-            }
-            signal => self.endings.end(Ending::Signal(signal)),
+        match ending_signal(&self.signals) {
+            Some(signal) => self.endings.end(Ending::Signal(signal)),
+            // What came was SIGWINCH.
+            None => self.fit_console(),
+        }
+    }
+
+    fn fit_console(&self) {
+        if let Some(console) = &self.console {
+            fit_to_terminal(console);
         }
     }
 
@@ -328,4 +343,23 @@ fn is_transient(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::raise;
+
+    use super::*;
+
+    #[test]
+    fn change_of_the_terminal_is_no_order_to_end() {
+        // Signals are blocked, sent and read by this one thread; others of the tests do not see them.
+        let signals = take_signals().unwrap();
+        raise(Signal::SIGWINCH).unwrap();
+        assert_eq!(ending_signal(&signals), None);
+        raise(Signal::SIGWINCH).unwrap();
+        raise(Signal::SIGTERM).unwrap();
+        assert_eq!(ending_signal(&signals), Some(libc::SIGTERM));
+        assert_eq!(ending_signal(&signals), None);
+    }
 }

@@ -6,4 +6,5 @@ pub mod functions;
 pub mod launch_plain;
 pub mod launch_td;
 pub mod run;
+pub mod run_error;
 pub mod td_services;

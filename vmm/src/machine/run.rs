@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::num::NonZero;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use nix::sys::signalfd::SignalFd;
@@ -11,145 +11,30 @@ use serde::Serialize;
 use tdvmm_firmware::measure::Digest;
 use tdvmm_tdx::host::{Finding, first_failure};
 use tdvmm_tdx::transcript::Transcript;
-use thiserror::Error;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::board::BoardError;
-use super::events::{self, LoopError};
-use super::functions::{self, DeviceError, Opened};
-use super::launch_plain::{self, LaunchError, ReadyMachine};
-use super::launch_td::{self, TdLaunchError};
-use crate::affinity::{self, AffinityError};
+use super::events;
+use super::functions::{self, Opened};
+use super::launch_plain::{self, ReadyMachine};
+use super::launch_td;
+use super::run_error::RunError;
+use crate::affinity;
 use crate::cli::LaunchOptions;
 use crate::config::{Console, Device, Machine, SerialBackend};
-use crate::ending::{
-    BAD_CONFIG, Ending, EndingCell, HOST_ERROR, TD_LAUNCH_FAILED, TD_NO_KEY_ID, TD_UNEXPECTED_MRTD,
-    TDX_NOT_READY,
-};
+use crate::ending::{Ending, EndingCell};
 use crate::host_check;
 use crate::kvm::host::Host;
 use crate::kvm::slots::OrdinaryMemory;
 use crate::kvm::td::PrivateMemory;
-use crate::kvm::{KvmError, kick, td};
+use crate::kvm::{kick, slots, td};
 use crate::memory::prefault;
 use crate::observe::progress::Progress;
-use crate::payload::{PayloadError, PayloadFiles, open_payload};
+use crate::payload::{PayloadFiles, open_payload};
+use crate::plan::Plan;
 use crate::plan::pci::Function;
 use crate::plan::td::TdPlan;
-use crate::plan::{Plan, PlanError};
 use crate::serial::terminal::RawTerminal;
 use crate::vcpu::thread::VcpuThreads;
-
-/// The machine cannot be run.
-#[derive(Debug, Error)]
-pub enum RunError {
-    /// A file of the payload cannot be used.
-    #[error(transparent)]
-    Payload(#[from] PayloadError),
-    /// The machine cannot be planned.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    /// This host's KVM has not so many vCPUs.
-    #[error(
-        "--cpus boot={wanted}: KVM of this host runs at most {max} vCPUs in one VM; ask for fewer"
-    )]
-    TooManyVcpus {
-        /// How many were asked for.
-        wanted: u32,
-        /// How many there can be.
-        max: u32,
-    },
-    /// Guest-physical addresses of this host do not reach so far.
-    #[error(
-        "--memory size={size}: guests of this host have {bits} bits of physical address; ask for less"
-    )]
-    TooMuchMemory {
-        /// Bytes of RAM that were asked for.
-        size: u64,
-        /// Width of guest-physical addresses.
-        bits: u32,
-    },
-    /// A vCPU cannot be bound as asked for.
-    #[error(transparent)]
-    Affinity(#[from] AffinityError),
-    /// Memory cannot be provided in advance.
-    #[error("--memory prefault=on: the host cannot provide the memory; give the guest less of it")]
-    Prefault(#[source] std::io::Error),
-    /// What a device needs cannot be had.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
-    /// KVM cannot be used.
-    #[error(transparent)]
-    Kvm(#[from] KvmError),
-    /// The VM cannot be launched.
-    #[error(transparent)]
-    Launch(#[from] LaunchError),
-    /// The TD would be measured as something else than expected.
-    #[error("--expect mrtd={expected}: the TD would have MRTD {computed}; nothing was started")]
-    UnexpectedMrtd {
-        /// What the plan makes MRTD.
-        computed: Digest,
-        /// What was given.
-        expected: Digest,
-    },
-    /// The transcript cannot be written.
-    #[error("--transcript {}: cannot be written", path.display())]
-    Transcript {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The TD cannot be launched.
-    #[error(transparent)]
-    TdLaunch(#[from] TdLaunchError),
-    /// This host cannot run TDs; the line is that of `tdvmm check`.
-    #[error("--platform tdx=on: {0}")]
-    TdxNotReady(String),
-    /// The main loop failed.
-    #[error(transparent)]
-    Loop(#[from] LoopError),
-    /// Something of the process cannot be set up.
-    #[error("cannot {what}")]
-    Process {
-        /// What was to be done.
-        what: &'static str,
-        /// What the system said.
-        source: std::io::Error,
-    },
-}
-
-impl RunError {
-    /// The exit code of the process.
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Payload(_)
-            | Self::Plan(_)
-            | Self::Device(_)
-            | Self::Affinity(AffinityError::NotAllowed { .. })
-            | Self::TooManyVcpus { .. }
-            | Self::TooMuchMemory { .. } => BAD_CONFIG,
-            Self::UnexpectedMrtd { .. } => TD_UNEXPECTED_MRTD,
-            Self::TdxNotReady(_) => TDX_NOT_READY,
-            Self::TdLaunch(error) if error.is_out_of_key_ids() => TD_NO_KEY_ID,
-            Self::TdLaunch(
-                TdLaunchError::Refused(_)
-                | TdLaunchError::TooManyVcpus { .. }
-                | TdLaunchError::Board(BoardError::Serial { .. }),
-            )
-            | Self::Launch(LaunchError::Board(BoardError::Serial { .. })) => BAD_CONFIG,
-            Self::TdLaunch(_) => TD_LAUNCH_FAILED,
-            Self::Kvm(_)
-            | Self::Affinity(_)
-            | Self::Prefault(_)
-            | Self::Launch(_)
-            | Self::Loop(_)
-            | Self::Transcript { .. }
-            | Self::Process { .. } => HOST_ERROR,
-        }
-    }
-}
 
 /// A machine with its files opened and its plan made; nothing has been created.
 #[derive(Debug)]
@@ -199,8 +84,11 @@ impl Prepared {
         if plan.td.is_some() && !td::is_supported(&host) {
             return Err(RunError::TdxNotReady(why_not_ready()));
         }
-        if plan.prefault && plan.td.is_some() {
-            td::check_prefault(&host)?;
+        if plan.prefault {
+            match &plan.td {
+                Some(_) => td::check_prefault(&host)?,
+                None => slots::check_prefault().map_err(RunError::Prefault)?,
+            }
         }
         let signals = events::take_signals()?;
         kick::prepare()?;
@@ -261,24 +149,28 @@ fn provide_memory(
     machine: &ReadyMachine,
     signals: &SignalFd,
 ) -> Result<Option<i32>, RunError> {
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let mut threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    // The host takes the memory from near the CPU that asks for it: where the vCPUs may run only there, ask there.
+    let host_cpus = plan.affinity.of_all(plan.topology.vcpus());
+    if let Some(host_cpus) = &host_cpus {
+        threads = threads.min(host_cpus.len());
+    }
+    let prepare = || host_cpus.as_deref().map_or(Ok(()), affinity::bind);
     let ranges: Vec<_> = plan.ram.ranges().collect();
     let mut progress = Progress::new("memory provided");
     let mut signal = None;
     let go_on = |done, total| {
         progress.show(done, total);
-        if let Ok(Some(came)) = signals.read_signal() {
-            signal = Some(came.ssi_signo.cast_signed());
-        }
+        signal = events::ending_signal(signals);
         signal.is_none()
     };
     let outcome = if plan.td.is_some() {
         let vcpus = machine.vcpus.iter().take(threads).map(PrivateMemory);
-        prefault::provide(vcpus.collect(), &ranges, go_on)
+        prefault::provide(vcpus.collect(), &ranges, prepare, go_on)
     } else {
         machine.slots.prefer_large_pages();
         let workers = (0..threads).map(|_| OrdinaryMemory(&machine.slots));
-        prefault::provide(workers.collect(), &ranges, go_on)
+        prefault::provide(workers.collect(), &ranges, prepare, go_on)
     };
     outcome.map_err(RunError::Prefault)?;
     Ok(signal)

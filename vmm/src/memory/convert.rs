@@ -12,7 +12,8 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::io;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tdvmm_arch::addr::LARGE_PAGE_SIZE;
 use tdvmm_arch::{Gpa, GpaRange};
@@ -24,8 +25,8 @@ use super::pages::PageBits;
 
 /// Locks, one of which serves each 2 MiB block.
 const STRIPES: usize = 64;
-/// Blocks that may have a large page at one time, 8 GiB: each that stands alone splits a mapping of this process in
-/// three, and a process has 65530 at most.
+/// Blocks that may have a large page, or a part of one, at one time: 8 GiB. Each that stands alone splits a mapping of
+/// this process in three, and a process has 65530 at most.
 const LARGE_MAX: usize = 4096;
 
 /// The two backings of a TD's memory, and what KVM is told of them.
@@ -44,12 +45,20 @@ pub trait Backings: Debug + Send + Sync {
     /// The host's.
     fn discard(&self, range: GpaRange, side: Visibility) -> io::Result<()>;
 
-    /// Says whether the host may use a large page for the shared side of `block`, an aligned 2 MiB.
+    /// Says that the host may use a large page for the shared side of `block`, an aligned 2 MiB.
     ///
     /// # Errors
     ///
     /// The host's; nothing but speed is lost.
-    fn large_pages(&self, block: GpaRange, allowed: bool) -> io::Result<()>;
+    fn allow_large_page(&self, block: GpaRange) -> io::Result<()>;
+
+    /// Says that it may not any more, and has it split the one that there may be, so that `part` can be given back
+    /// without the rest of `block`.
+    ///
+    /// # Errors
+    ///
+    /// The host's; it then splits the page when it is short of memory.
+    fn split_large_page(&self, block: GpaRange, part: GpaRange) -> io::Result<()>;
 }
 
 /// The memory of a TD, convertible.
@@ -59,11 +68,13 @@ pub struct TdMemory<B> {
     bits: PageBits,
     backings: B,
     /// Leaf locks: taken one at a time, held while KVM converts one block.
-    stripes: [Mutex<()>; STRIPES],
-    /// Numbers of the blocks that are shared as a whole and may have a large page. Leaf lock, taken under one
-    /// of the stripes.
-    large: Mutex<BTreeSet<u64>>,
+    stripes: [Mutex<Stripe>; STRIPES],
+    /// Blocks in all stripes.
+    large: AtomicUsize,
 }
+
+/// Numbers of the blocks of one stripe that were allowed a large page and have not been private as a whole since.
+type Stripe = BTreeSet<u64>;
 
 impl<B: Backings> TdMemory<B> {
     /// The memory at `ranges`, all of it private, as it has been told to KVM.
@@ -74,7 +85,7 @@ impl<B: Backings> TdMemory<B> {
             bits,
             backings,
             stripes: std::array::from_fn(|_| Mutex::default()),
-            large: Mutex::default(),
+            large: AtomicUsize::new(0),
         }
     }
 
@@ -112,13 +123,11 @@ impl<B: Backings> TdMemory<B> {
     }
 
     fn convert_block(&self, block: GpaRange, to: Visibility) -> io::Result<()> {
-        let number = usize::try_from(block.start().0 / LARGE_PAGE_SIZE).unwrap_or(0);
-        let stripe = &self.stripes[number % STRIPES];
-        let _turn = stripe.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stripe = self.take_turn(block.start());
         match to {
             Visibility::Private => {
                 self.bits.mark_private(block);
-                self.no_large_page(block);
+                self.split_large_page(&mut stripe, block);
                 self.backings.set_visibility(block, to)?;
                 self.backings.discard(block, Visibility::Shared)
             }
@@ -126,41 +135,63 @@ impl<B: Backings> TdMemory<B> {
                 self.backings.set_visibility(block, to)?;
                 self.backings.discard(block, Visibility::Private)?;
                 self.bits.mark_shared(block);
-                self.large_page(block);
+                self.allow_large_page(&mut stripe, block);
                 Ok(())
             }
         }
     }
 
+    /// Waits until nobody converts in the block around `at`.
+    fn take_turn(&self, at: Gpa) -> MutexGuard<'_, Stripe> {
+        let number = usize::try_from(at.0 / LARGE_PAGE_SIZE).unwrap_or(0);
+        let stripe = &self.stripes[number % STRIPES];
+        stripe.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Allows a large page for the block around `part` when all of it is shared: bounce buffers are, as a rule.
     /// In a block that is shared in part one would hold the memory of private pages a second time.
-    fn large_page(&self, part: GpaRange) {
-        let number = part.start().0 / LARGE_PAGE_SIZE;
-        let start = number * LARGE_PAGE_SIZE;
-        let Some(block) = GpaRange::from_len(Gpa(start), LARGE_PAGE_SIZE) else {
+    fn allow_large_page(&self, stripe: &mut Stripe, part: GpaRange) {
+        let Some((number, block)) = block_around(part) else {
             return;
         };
-        if !self.bits.is_shared(start..block.end().0) {
+        if !self.bits.is_shared(block.start().0..block.end().0) {
             return;
         }
-        let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
-        if large.len() < LARGE_MAX
-            && !large.contains(&number)
-            && self.backings.large_pages(block, true).is_ok()
+        let is_new = !stripe.contains(&number);
+        let one_more = |count| (count < LARGE_MAX).then_some(count + 1);
+        if is_new
+            && self
+                .large
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+                .is_err()
         {
-            large.insert(number);
+            return;
+        }
+        match self.backings.allow_large_page(block) {
+            Ok(()) => {
+                stripe.insert(number);
+            }
+            Err(_) if is_new => {
+                self.large.fetch_sub(1, Ordering::Relaxed);
+            }
+            Err(_) => {}
         }
     }
 
-    /// Takes the permission back before a part of the block turns private. Of a large page that is there the host
-    /// gets that part back when it splits the page, at the latest when it is short of memory.
-    fn no_large_page(&self, part: GpaRange) {
-        let number = part.start().0 / LARGE_PAGE_SIZE;
-        let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
-        if large.remove(&number)
-            && let Some(block) = GpaRange::from_len(Gpa(number * LARGE_PAGE_SIZE), LARGE_PAGE_SIZE)
-        {
-            let _ = self.backings.large_pages(block, false);
+    /// Takes the permission back before `part` turns private, and splits the page, of which nothing could be given back
+    /// otherwise. Where that fails, since a device is using the page, the next conversion in the block tries again:
+    /// so it stays known until nothing of it is shared.
+    fn split_large_page(&self, stripe: &mut Stripe, part: GpaRange) {
+        let Some((number, block)) = block_around(part) else {
+            return;
+        };
+        if !stripe.contains(&number) {
+            return;
+        }
+        let _ = self.backings.split_large_page(block, part);
+        if !self.bits.has_shared(block) {
+            stripe.remove(&number);
+            self.large.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -192,10 +223,8 @@ impl<B: Backings> PageState for TdMemory<B> {
                 return;
             };
             if self.is_memory(one) {
-                let number = usize::try_from(page / LARGE_PAGE_SIZE).unwrap_or(0);
-                let stripe = &self.stripes[number % STRIPES];
                 // In turn with conversions, so that a page that has just become shared is not emptied.
-                let _turn = stripe.lock().unwrap_or_else(PoisonError::into_inner);
+                let _turn = self.take_turn(one.start());
                 if !self.bits.is_shared(one.start().0..one.end().0) {
                     let _ = self.backings.discard(one, Visibility::Shared);
                 }
@@ -205,181 +234,12 @@ impl<B: Backings> PageState for TdMemory<B> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicI32, Ordering};
-
-    use tdvmm_arch::addr::PAGE_SIZE;
-
-    use super::*;
-
-    const RAM: GpaRange = GpaRange::constant(0, 8 << 20);
-
-    #[derive(Debug, PartialEq, Eq, Clone, Copy)]
-    enum Call {
-        Set(GpaRange, Visibility),
-        Discard(GpaRange, Visibility),
-        LargePages(GpaRange, bool),
-    }
-
-    #[derive(Debug, Default)]
-    struct Recorder {
-        calls: Mutex<Vec<Call>>,
-        errno: AtomicI32,
-    }
-
-    impl Recorder {
-        fn take(&self) -> Vec<Call> {
-            std::mem::take(&mut self.calls.lock().unwrap())
-        }
-    }
-
-    impl Backings for &Recorder {
-        fn set_visibility(&self, range: GpaRange, to: Visibility) -> io::Result<()> {
-            self.calls.lock().unwrap().push(Call::Set(range, to));
-            match self.errno.load(Ordering::Relaxed) {
-                0 => Ok(()),
-                errno => Err(io::Error::from_raw_os_error(errno)),
-            }
-        }
-        fn discard(&self, range: GpaRange, side: Visibility) -> io::Result<()> {
-            self.calls.lock().unwrap().push(Call::Discard(range, side));
-            Ok(())
-        }
-        fn large_pages(&self, block: GpaRange, allowed: bool) -> io::Result<()> {
-            self.calls
-                .lock()
-                .unwrap()
-                .push(Call::LargePages(block, allowed));
-            Ok(())
-        }
-    }
-
-    fn pages(first: u64, count: u64) -> GpaRange {
-        GpaRange::constant(first * PAGE_SIZE, count * PAGE_SIZE)
-    }
-
-    #[test]
-    fn each_direction_discards_the_other_side() {
-        let recorder = Recorder::default();
-        let memory = TdMemory::new(vec![RAM], &recorder);
-        let range = pages(3, 4);
-        assert_eq!(
-            memory.convert(range, Visibility::Shared),
-            MapGpaStatus::Done
-        );
-        let shared = [
-            Call::Set(range, Visibility::Shared),
-            Call::Discard(range, Visibility::Private),
-        ];
-        assert_eq!(recorder.take(), shared);
-        assert!(memory.is_shared(3 * PAGE_SIZE..7 * PAGE_SIZE));
-        assert_eq!(
-            memory.convert(range, Visibility::Private),
-            MapGpaStatus::Done
-        );
-        let private = [
-            Call::Set(range, Visibility::Private),
-            Call::Discard(range, Visibility::Shared),
-        ];
-        assert_eq!(recorder.take(), private);
-        assert!(!memory.is_shared(3 * PAGE_SIZE..4 * PAGE_SIZE));
-        assert_eq!(memory.generation(), 1);
-    }
-
-    #[test]
-    fn what_is_no_memory_can_only_be_shared() {
-        let recorder = Recorder::default();
-        let memory = TdMemory::new(vec![RAM], &recorder);
-        let hole = GpaRange::constant(0xe000_0000, 0x1000);
-        assert_eq!(memory.convert(hole, Visibility::Shared), MapGpaStatus::Done);
-        assert_eq!(
-            memory.convert(hole, Visibility::Private),
-            MapGpaStatus::Invalid
-        );
-        let across = GpaRange::constant((8 << 20) - 0x1000, 0x2000);
-        assert_eq!(
-            memory.convert(across, Visibility::Private),
-            MapGpaStatus::Invalid
-        );
-        assert_eq!(recorder.take(), []);
-        assert_eq!(
-            memory.convert(across, Visibility::Shared),
-            MapGpaStatus::Done
-        );
-        assert_eq!(recorder.take().len(), 2);
-    }
-
-    #[test]
-    fn page_stays_refused_to_devices_when_kvm_does_not_convert_it() {
-        let recorder = Recorder::default();
-        let memory = TdMemory::new(vec![RAM], &recorder);
-        recorder.errno.store(libc::EAGAIN, Ordering::Relaxed);
-        assert_eq!(
-            memory.convert(pages(0, 1), Visibility::Shared),
-            MapGpaStatus::Retry
-        );
-        assert!(!memory.is_shared(0..PAGE_SIZE));
-        recorder.errno.store(libc::ENOMEM, Ordering::Relaxed);
-        assert_eq!(
-            memory.convert(pages(0, 1), Visibility::Shared),
-            MapGpaStatus::Invalid
-        );
-        assert!(!memory.is_shared(0..PAGE_SIZE));
-    }
-
-    #[test]
-    fn large_range_is_converted_block_by_block() {
-        let recorder = Recorder::default();
-        let memory = TdMemory::new(vec![RAM], &recorder);
-        let range = pages(511, 514);
-        assert_eq!(
-            memory.convert(range, Visibility::Shared),
-            MapGpaStatus::Done
-        );
-        let blocks: Vec<_> = recorder
-            .take()
-            .into_iter()
-            .filter_map(|call| match call {
-                Call::Set(range, _) => Some(range),
-                Call::Discard(..) | Call::LargePages(..) => None,
-            })
-            .collect();
-        assert_eq!(blocks, [pages(511, 1), pages(512, 512), pages(1024, 1)]);
-    }
-
-    #[test]
-    fn large_page_is_allowed_while_all_of_a_block_is_shared() {
-        let recorder = Recorder::default();
-        let memory = TdMemory::new(vec![RAM], &recorder);
-        let large = |range, to| {
-            assert_eq!(memory.convert(range, to), MapGpaStatus::Done);
-            let calls = recorder.take().into_iter();
-            calls
-                .filter(|call| matches!(call, Call::LargePages(..)))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(large(pages(512, 511), Visibility::Shared), []);
-        let block = pages(512, 512);
-        let allowed = Call::LargePages(block, true);
-        assert_eq!(large(pages(1023, 1), Visibility::Shared), [allowed]);
-        assert_eq!(large(block, Visibility::Shared), []);
-        let taken_back = Call::LargePages(block, false);
-        assert_eq!(large(pages(600, 1), Visibility::Private), [taken_back]);
-        assert_eq!(large(pages(601, 1), Visibility::Private), []);
-    }
-
-    #[test]
-    fn late_write_into_a_private_page_is_given_back_and_a_shared_page_is_left() {
-        let recorder = Recorder::default();
-        let memory = TdMemory::new(vec![RAM], &recorder);
-        assert_eq!(
-            memory.convert(pages(1, 1), Visibility::Shared),
-            MapGpaStatus::Done
-        );
-        recorder.take();
-        memory.discard_private(100..3 * PAGE_SIZE);
-        let gone = [pages(0, 1), pages(2, 1)].map(|page| Call::Discard(page, Visibility::Shared));
-        assert_eq!(recorder.take(), gone);
-    }
+/// The block of 2 MiB that `part` lies in, with its number.
+fn block_around(part: GpaRange) -> Option<(u64, GpaRange)> {
+    let number = part.start().0 / LARGE_PAGE_SIZE;
+    let block = GpaRange::from_len(Gpa(number * LARGE_PAGE_SIZE), LARGE_PAGE_SIZE)?;
+    Some((number, block))
 }
+
+#[cfg(test)]
+mod tests;

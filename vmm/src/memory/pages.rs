@@ -75,6 +75,15 @@ impl PageBits {
         all
     }
 
+    /// Whether any page of `range` is memory and shared.
+    pub fn has_shared(&self, range: GpaRange) -> bool {
+        let mut any = false;
+        self.for_each_word(range, |word, mask| {
+            any |= word.load(Ordering::Acquire) & mask != 0;
+        });
+        any
+    }
+
     /// The number that every conversion to private raises.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)

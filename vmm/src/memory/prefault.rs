@@ -36,16 +36,17 @@ pub enum Outcome {
     CalledOff,
 }
 
-/// Has `workers` provide all of `ranges`, each on a thread of its own. `go_on` is called with the bytes that
+/// Has `workers` provide all of `ranges`, each on a thread of its own, which calls `prepare` first. `go_on` is called with the bytes that
 /// are done and the bytes in all, after each piece and at least ten times a second; what it returns is
 /// whether to go on.
 ///
 /// # Errors
 ///
-/// The first error of a worker; the others stop then.
+/// The first error of a worker or of `prepare`; the others stop then.
 pub fn provide<W: Worker>(
     workers: Vec<W>,
     ranges: &[GpaRange],
+    prepare: impl Fn() -> io::Result<()> + Sync,
     mut go_on: impl FnMut(u64, u64) -> bool,
 ) -> io::Result<Outcome> {
     let pieces: Vec<GpaRange> = ranges.iter().copied().flat_map(pieces).collect();
@@ -56,12 +57,17 @@ pub fn provide<W: Worker>(
     thread::scope(|scope| {
         for mut worker in workers {
             let (tell, pieces, next, stop) = (tell.clone(), &pieces, &next, &stop);
+            let prepare = &prepare;
             let work = move || {
+                // The receiver lives as long as the scope.
+                if let Err(error) = prepare() {
+                    let _ = tell.send(Err(error));
+                    return;
+                }
                 while !stop.load(Ordering::Relaxed) {
                     let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) else {
                         break;
                     };
-                    // The receiver lives as long as the scope.
                     let _ = tell.send(worker.provide(*piece).map(|()| piece.len()));
                 }
             };
@@ -145,11 +151,16 @@ mod tests {
     fn every_byte_is_provided_once_and_told() {
         let seen = Mutex::default();
         let mut last = 0;
-        let outcome = provide(recorders(&seen, None), &RANGES, |done, total| {
-            assert_eq!(total, 12 << 20);
-            last = done;
-            true
-        });
+        let outcome = provide(
+            recorders(&seen, None),
+            &RANGES,
+            || Ok(()),
+            |done, total| {
+                assert_eq!(total, 12 << 20);
+                last = done;
+                true
+            },
+        );
         assert_eq!(outcome.unwrap(), Outcome::Done);
         assert_eq!(last, 12 << 20);
         let seen = seen.into_inner().unwrap();
@@ -164,14 +175,28 @@ mod tests {
     #[test]
     fn error_of_a_worker_ends_it() {
         let seen = Mutex::default();
-        let outcome = provide(recorders(&seen, Some(4 << 20)), &RANGES, |_, _| true);
+        let outcome = provide(
+            recorders(&seen, Some(4 << 20)),
+            &RANGES,
+            || Ok(()),
+            |_, _| true,
+        );
         assert_eq!(outcome.unwrap_err().raw_os_error(), Some(libc::ENOMEM));
+    }
+
+    #[test]
+    fn thread_that_cannot_be_prepared_ends_it_before_anything_is_provided() {
+        let seen = Mutex::default();
+        let prepare = || Err(io::Error::from_raw_os_error(libc::EPERM));
+        let outcome = provide(recorders(&seen, None), &RANGES, prepare, |_, _| true);
+        assert_eq!(outcome.unwrap_err().raw_os_error(), Some(libc::EPERM));
+        assert!(seen.into_inner().unwrap().is_empty());
     }
 
     #[test]
     fn it_can_be_called_off() {
         let seen = Mutex::default();
-        let outcome = provide(recorders(&seen, None), &RANGES, |_, _| false);
+        let outcome = provide(recorders(&seen, None), &RANGES, || Ok(()), |_, _| false);
         assert_eq!(outcome.unwrap(), Outcome::CalledOff);
     }
 }

@@ -38,6 +38,19 @@ impl Doubt {
     }
 }
 
+impl Doubt {
+    /// What is said at the end of a machine that somebody ended: where the firmware may have started the kernel all
+    /// the same, that is left open.
+    #[must_use]
+    pub fn in_hindsight(self) -> String {
+        let condition = match self {
+            Self::Unsigned => "",
+            Self::NoShim | Self::NoSbat => "if it did not start: ",
+        };
+        format!("{condition}{self}: {}", self.remedy())
+    }
+}
+
 impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -132,6 +145,14 @@ mod tests {
         assert!(is_signed(&program(16, 1472)));
         assert!(!is_signed(&program(16, 0)));
         assert!(!is_signed(&program(4, 1472)));
+    }
+
+    #[test]
+    fn refusal_of_a_kernel_that_may_have_started_is_told_with_its_condition() {
+        let is_open = |doubt: Doubt| doubt.in_hindsight().starts_with("if it did not start: ");
+        assert!(is_open(Doubt::NoShim) && is_open(Doubt::NoSbat));
+        let unsigned = Doubt::Unsigned.in_hindsight();
+        assert!(unsigned.starts_with("the firmware enforces secure boot and refuses the kernel"));
     }
 
     #[test]

@@ -15,6 +15,13 @@ use super::handover::{HandoverError, handover};
 use crate::config::{Machine, Payload, TdOptions};
 use crate::payload::Firmware;
 
+/// What TD-Shim has room for in its copy of the MADT (`MADT_MAX_SIZE`); it copies beyond that into a panic.
+const TD_SHIM_MADT_MAX: usize = 0xc00;
+/// What it adds there: the wake-up structure of multiprocessors.
+const TD_SHIM_MADT_ADDED: usize = 16;
+/// What each vCPU takes there from the 256th on: a structure of a local x2APIC.
+const MADT_X2APIC: usize = 16;
+
 /// The TD cannot be planned.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TdPlanError {
@@ -41,6 +48,16 @@ pub enum TdPlanError {
         path: PathBuf,
         /// Why.
         problem: HobError,
+    },
+    /// The firmware has no room for so many vCPUs.
+    #[error(
+        "--cpus boot={vcpus}: TD-Shim has room in its ACPI tables for {max} vCPUs; ask for fewer, or take OVMF"
+    )]
+    TooManyVcpus {
+        /// How many were asked for.
+        vcpus: u32,
+        /// How many there can be.
+        max: u32,
     },
     /// The kernel and what belongs to it cannot be handed over in memory.
     #[error(transparent)]
@@ -102,6 +119,9 @@ impl TdPlan {
         let tables = td_shim::acpi_tables(acpi);
         let tables: Vec<&[u8]> = tables.iter().map(Vec::as_slice).collect();
         let takes_tables = image.family() != Family::Ovmf;
+        if image.family() == Family::TdShim {
+            check_madt(machine.topology.vcpus(), &tables)?;
+        }
         let extensions = Extensions {
             payload: direct.as_ref().map(|direct| direct.info),
             acpi_tables: if takes_tables { &tables } else { &[] },
@@ -126,6 +146,20 @@ impl TdPlan {
             mrtd: mrtd(Order::PerPage, &regions).map_err(TdPlanError::Shape)?,
             regions: regions.iter().map(TdRegion::of).collect(),
         })
+    }
+}
+
+/// Whether TD-Shim has room for the MADT among `tables`, which is of `vcpus`.
+fn check_madt(vcpus: u32, tables: &[&[u8]]) -> Result<(), TdPlanError> {
+    let madt = tables.iter().find(|table| table.starts_with(b"APIC"));
+    let len = madt.map_or(0, |madt| madt.len()) + TD_SHIM_MADT_ADDED;
+    let beyond = len.saturating_sub(TD_SHIM_MADT_MAX).div_ceil(MADT_X2APIC);
+    match u32::try_from(beyond).unwrap_or(vcpus) {
+        0 => Ok(()),
+        beyond => Err(TdPlanError::TooManyVcpus {
+            vcpus,
+            max: vcpus.saturating_sub(beyond),
+        }),
     }
 }
 

@@ -4,7 +4,9 @@ use std::error::Error;
 
 use tdvmm_firmware::fwcfg::{KernelFiles, blob};
 
-use crate::config::{ByteSize, MemoryConfig, PayloadConfig, PlatformConfig, VmConfig, validate};
+use crate::config::{
+    ByteSize, CpusConfig, MemoryConfig, PayloadConfig, PlatformConfig, VmConfig, validate,
+};
 use crate::payload::Firmware;
 use crate::plan::{PayloadFacts, Plan};
 
@@ -85,6 +87,7 @@ struct Wanted {
     shim: bool,
     cmdline: String,
     memory: u64,
+    vcpus: u32,
 }
 
 impl Default for Wanted {
@@ -96,6 +99,7 @@ impl Default for Wanted {
             shim: false,
             cmdline: "quiet".to_owned(),
             memory: 128 << 20,
+            vcpus: 1,
         }
     }
 }
@@ -114,6 +118,10 @@ impl Wanted {
             },
             platform: PlatformConfig {
                 tdx: true,
+                ..Default::default()
+            },
+            cpus: CpusConfig {
+                boot: self.vcpus,
                 ..Default::default()
             },
             memory: MemoryConfig {
@@ -163,6 +171,22 @@ fn kernel_and_command_line_go_into_memory_and_not_into_fw_cfg() {
             .iter()
             .any(|(name, _)| name == "etc/boot/kernel")
     );
+}
+
+#[test]
+fn vcpus_that_td_shim_has_no_room_for_are_refused_with_how_many_it_has_room_for() {
+    let wanted = |vcpus| Wanted {
+        vcpus,
+        ..Default::default()
+    };
+    let refusal = |vcpus| {
+        format!(
+            "--cpus boot={vcpus}: TD-Shim has room in its ACPI tables for 313 vCPUs; ask for fewer, or take OVMF"
+        )
+    };
+    assert!(wanted(313).plan().is_ok());
+    assert_eq!(wanted(314).refusal(), refusal(314));
+    assert_eq!(wanted(1000).refusal(), refusal(1000));
 }
 
 #[test]
