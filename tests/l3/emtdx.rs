@@ -119,9 +119,9 @@ pub fn cases() -> Vec<Case> {
         words: "",
     };
     cases.extend([
-        qemu_td("qemu-td-1cpu", quick, &TDX, td(1)),
+        qemu_td("qemu-td-1cpu", Tier::Full, &TDX, td(1)),
         qemu_td("qemu-td-2cpu", quick, &TDX, td(2)),
-        qemu_td("qemu-td-4cpu", quick, &TDX, td(4)),
+        qemu_td("qemu-td-4cpu", Tier::Full, &TDX, td(4)),
         qemu_td("qemu-td-8cpu", Tier::Full, &TDX, td(8)),
         qemu_td("tdx-newest-qemu-td-2cpu", Tier::Full, &TDX_NEWEST, td(2)),
         qemu_td(
@@ -259,11 +259,11 @@ pub fn hold(context: &mut Context<'_>) -> Result<()> {
 // ---- what TDs leave behind --------------------------------------------------------------------------------------
 
 /// Descriptors, key ids and memory after 20 TDs. One script does it all, so that what the testbed itself keeps for each
-/// run of a program is not counted.
+/// run of a program is not counted. In every run `td-accounting-20-tds` does the same with `tdvmm`.
 fn accounting() -> Case {
     Case {
         name: "tdx-accounting-20-tds".to_owned(),
-        tier: Tier::Representative,
+        tier: Tier::Full,
         machine: &TDX,
         prepare: |_| Ok(()),
         deadline: Duration::from_secs(300),

@@ -15,12 +15,12 @@ use super::guests::{self, TDVMM};
 pub fn cases() -> Vec<Case> {
     let quick = Tier::Representative;
     vec![
-        td("td-1cpu", quick, 1),
+        td("td-1cpu", Tier::Full, 1),
         td("td-2cpu", quick, 2),
         td("td-4cpu", Tier::Full, 4),
         unexpected_mrtd(),
-        ovmf("ovmf-1cpu", 1),
-        ovmf("ovmf-2cpu", 2),
+        ovmf("ovmf-1cpu", Tier::Full, 1),
+        ovmf("ovmf-2cpu", quick, 2),
     ]
 }
 
@@ -68,8 +68,8 @@ fn td(name: &str, tier: Tier, cpus: u32) -> Case {
 }
 
 /// OVMF in an ordinary VM finds the kernel in fw_cfg.
-fn ovmf(name: &str, cpus: u32) -> Case {
-    case(name, Tier::Representative, move |context| {
+fn ovmf(name: &str, tier: Tier, cpus: u32) -> Case {
+    case(name, tier, move |context| {
         emtdx::hold(context)?;
         let report = boot(context, &tdvmm(FIRMWARE_GENERIC, cpus))?;
         let seen = report.cpus.len();
