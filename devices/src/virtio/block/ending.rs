@@ -91,6 +91,13 @@ pub(super) fn answer(shared: &Shared, slot: &Slot, status: Status) -> Result<u32
 /// Does all that is left of `slot`, waiting for the disk.
 pub(super) fn finish(shared: &Shared, slot: &mut Slot) -> Status {
     match slot.work {
+        // Only the kernel knows of writes that last (RWF_DSYNC); others are flushed, once for a request.
+        Work::Write { sync: true } if shared.backend.file().is_none() => {
+            match transfer_all(shared, slot) {
+                Status::Ok => flush_ended(shared, shared.backend.flush()),
+                failed => failed,
+            }
+        }
         Work::Read | Work::Write { .. } => transfer_all(shared, slot),
         Work::Flush => flush_ended(shared, shared.backend.flush()),
         Work::Allocate { mode, len, .. } => {

@@ -48,6 +48,7 @@ impl Backend for Failing {
             size: 1 << 20,
             logical_block: 512,
             physical_block: 4096,
+            discard_block: 1 << 16,
         }
     }
     fn transfer(&self, slot: &Slot, _: Wait) -> io::Result<usize> {
@@ -89,7 +90,7 @@ impl Backend for Failing {
     fn is_direct(&self) -> bool {
         false
     }
-    fn is_device(&self) -> bool {
+    fn may_read_stale(&self) -> bool {
         false
     }
 }
@@ -276,6 +277,30 @@ fn zeros_last_at_once_for_a_driver_that_cannot_flush() {
 }
 
 #[test]
+fn write_that_could_not_be_made_to_last_fails_and_so_do_all_after_it() {
+    let mut backend = good();
+    backend.at_once = 1024;
+    backend.flushes.store(1, Ordering::Relaxed);
+    let mut bench = Bench::new(backend, 0);
+    assert_eq!(bench.ask(1, 0, Some((4096, false))), 1);
+    assert_eq!(bench.ask(1, 0, Some((4096, false))), 1);
+    let flushed = bench.backend.flushed.load(Ordering::Relaxed);
+    assert_eq!(flushed, 1, "once for a request, and not for a refused one");
+    assert_eq!(bench.ask(0, 0, Some((512, true))), 0, "reads go on");
+}
+
+#[test]
+fn write_of_several_pieces_is_flushed_once_and_only_for_a_driver_that_cannot() {
+    for (features, flushes) in [(F_FLUSH, 0), (0, 1)] {
+        let mut backend = good();
+        backend.at_once = 1024;
+        let mut bench = Bench::new(backend, features);
+        assert_eq!(bench.ask(1, 0, Some((4096, false))), 0);
+        assert_eq!(bench.backend.flushed.load(Ordering::Relaxed), flushes);
+    }
+}
+
+#[test]
 fn configuration_tells_the_geometry() {
     let options = BlockOptions {
         num_queues: 4,
@@ -294,6 +319,7 @@ fn configuration_tells_the_geometry() {
     assert_eq!(read(20, 4), 512u32.to_le_bytes());
     assert_eq!(read(24, 4), [3, 0, 8, 0]);
     assert_eq!(read(34, 2), [4, 0]);
+    assert_eq!(read(44, 4), 128u32.to_le_bytes());
     assert_eq!(read(58, 8), [0; 8]);
     assert_eq!(read(u64::MAX, 8), [0; 8]);
     assert_ne!(block.features() & F_MQ, 0);

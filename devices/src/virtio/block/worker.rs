@@ -16,7 +16,7 @@ use super::ending::{
     Shared, allocate_ended, answer, finish, flush_ended, is_transient, parts_of, report,
 };
 use super::request::{HEADER_LEN, ID_LEN, Parts, Request, Status, parse};
-use super::slot::{Slot, Wait, Work};
+use super::slot::{NO_HIDE_STALE, Slot, Wait, Work};
 use super::uring::Uring;
 use crate::guest_warn;
 use crate::virtio::chain::Chain;
@@ -182,6 +182,10 @@ impl BlockServer {
             }
             Request::Write { offset, len } => {
                 let sync = self.write_through;
+                // It would claim to last, which nothing does any more.
+                if sync && self.shared.flush_failed.load(Ordering::Relaxed) {
+                    return self.answer_now(Status::IoError);
+                }
                 self.slot.load(Work::Write { sync }, offset, header, len);
                 self.slot.written = 0;
                 self.read_or_write(self.inline_writes && !sync)
@@ -199,11 +203,9 @@ impl BlockServer {
             }
             Request::Flush => self.hand_over(Work::Flush, 0),
             Request::Discard { offset, len } => {
-                // A block device forgets only with this mode (fallocate(2) on one, block/fops.c).
-                let stale = if self.shared.backend.is_device() {
-                    NO_HIDE_STALE
-                } else {
-                    0
+                let stale = match self.shared.backend.may_read_stale() {
+                    true => NO_HIDE_STALE,
+                    false => 0,
                 };
                 let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE | stale;
                 let zeros = false;
@@ -358,6 +360,3 @@ impl BlockServer {
         answer(&self.shared, slot, status)
     }
 }
-
-/// `FALLOC_FL_NO_HIDE_STALE` of linux/falloc.h.
-const NO_HIDE_STALE: i32 = 0x04;
