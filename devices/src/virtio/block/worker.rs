@@ -20,13 +20,21 @@ use super::slot::{NO_HIDE_STALE, Slot, Wait, Work};
 use super::uring::Uring;
 use crate::guest_warn;
 use crate::virtio::chain::Chain;
-use crate::virtio::device::{Token, Worker};
+use crate::virtio::device::{StopFlag, Token, Worker};
 use crate::virtio::queue::{Queue, QueueFault};
 use crate::virtio::served::{Served, ServedQueue, Server};
 
 const KICK: Token = Token(0);
 const COMPLETION: Token = Token(1);
 const TIMER: Token = Token(2);
+
+/// Bytes that are served in one call where this thread waits for the disk; then others have their turn.
+const BUDGET: u64 = 16 << 20;
+/// What the shortest request costs of that, and what a flush does.
+const LEAST_COST: u64 = 4 << 10;
+const FLUSH_COST: u64 = 2 << 20;
+/// A discard writes tables and no data: one byte of so many.
+const DISCARD_SHARE: u64 = 16;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -56,6 +64,11 @@ struct BlockServer {
     new_chain: Chain,
     inline_reads: bool,
     inline_writes: bool,
+    stop: StopFlag,
+    /// What is left of [`BUDGET`] in this call. Not looked at with io_uring, which waits for nobody.
+    budget: u64,
+    /// The budget was spent with more requests there.
+    come_back: bool,
 }
 
 impl BlockWorker {
@@ -79,6 +92,9 @@ impl BlockWorker {
             new_chain: chain,
             inline_reads: inline,
             inline_writes: inline,
+            stop: StopFlag::default(),
+            budget: BUDGET,
+            come_back: false,
         };
         Ok(BlockWorker { served, server })
     }
@@ -117,6 +133,10 @@ impl Worker for BlockWorker {
         token != TIMER
     }
 
+    fn set_stop(&mut self, stop: StopFlag) {
+        self.server.stop = stop;
+    }
+
     fn on_event(&mut self, token: Token) -> Result<(), QueueFault> {
         match token {
             COMPLETION => self.complete()?,
@@ -130,7 +150,12 @@ impl Worker for BlockWorker {
         if self.server.waiting {
             return Ok(());
         }
-        self.served.serve(&mut self.server)
+        self.server.budget = BUDGET;
+        self.served.serve(&mut self.server)?;
+        if std::mem::take(&mut self.server.come_back) {
+            self.served.come_back();
+        }
+        Ok(())
     }
 }
 
@@ -140,6 +165,13 @@ impl Server for BlockServer {
     }
 
     fn serve(&mut self) -> Result<Served, QueueFault> {
+        if self.stop.is_raised() {
+            return Ok(Served::NotNow);
+        }
+        if self.budget == 0 && self.uring.is_none() {
+            self.come_back = true;
+            return Ok(Served::NotNow);
+        }
         let parts = parts_of(self.slot.chain())?;
         if let Some(wait) = self.must_wait(&parts) {
             // A timer that cannot be set would leave the queue dead; then the limit is not kept.
@@ -155,6 +187,7 @@ impl Server for BlockServer {
                 return self.answer_now(error.status());
             }
         };
+        self.budget = self.budget.saturating_sub(cost(&request));
         self.start(request)
     }
 
@@ -251,8 +284,7 @@ impl BlockServer {
             self.inline_reads = false;
             return self.launch();
         }
-        let status = self.finish_here();
-        self.answer_now(status)
+        self.finish_here()
     }
 
     fn hand_over(&mut self, work: Work, offset: u64) -> Result<Served, QueueFault> {
@@ -262,9 +294,10 @@ impl BlockServer {
             return self.answer_now(Status::IoError);
         }
         if self.write_through && work != Work::Flush {
-            let status = match self.finish_here() {
-                Status::Ok => flush_ended(&self.shared, self.shared.backend.flush()),
-                failed => failed,
+            let status = match finish(&self.shared, &mut self.slot, &self.stop) {
+                None => return Ok(Served::NotNow),
+                Some(Status::Ok) => flush_ended(&self.shared, self.shared.backend.flush()),
+                Some(failed) => failed,
             };
             return self.answer_now(status);
         }
@@ -274,8 +307,7 @@ impl BlockServer {
     /// Gives the request at hand to io_uring, or does it here.
     fn launch(&mut self) -> Result<Served, QueueFault> {
         let Some(uring) = &mut self.uring else {
-            let status = self.finish_here();
-            return self.answer_now(status);
+            return self.finish_here();
         };
         let fresh = self
             .spare
@@ -292,18 +324,22 @@ impl BlockServer {
             }
             Err(slot) => {
                 self.spare.push(std::mem::replace(&mut self.slot, slot));
-                let status = self.finish_here();
-                self.answer_now(status)
+                self.finish_here()
             }
         }
     }
 
-    /// Does all that is left of the request at hand, waiting for the disk.
-    fn finish_here(&mut self) -> Status {
-        finish(&self.shared, &mut self.slot)
+    /// Does all that is left of the request at hand, waiting for the disk, and answers it. A worker that is to
+    /// stop leaves it where it is.
+    fn finish_here(&mut self) -> Result<Served, QueueFault> {
+        match finish(&self.shared, &mut self.slot, &self.stop) {
+            Some(status) => self.answer_now(status),
+            None => Ok(Served::NotNow),
+        }
     }
 
-    /// After a completion: what is left of the request flies again; or the slot and how it ended.
+    /// After a completion: what is left of the request flies again; or the slot and how it ended. Neither for a
+    /// worker that is to stop.
     fn go_on(
         &mut self,
         mut slot: Box<Slot>,
@@ -324,13 +360,14 @@ impl BlockServer {
                 match error.raw_os_error() == Some(libc::EINVAL) && self.shared.backend.is_direct()
                 {
                     // Not aligned in memory: by way of the page cache.
-                    true => finish(&self.shared, &mut slot),
+                    true => finish(&self.shared, &mut slot, &self.stop)?,
                     false => report("transfer", &error),
                 }
             }
             (Work::Flush, result) => flush_ended(&self.shared, result.map(drop)),
-            (Work::Allocate { .. }, result) => {
-                allocate_ended(&self.shared, &slot, result.map(drop))
+            (Work::Allocate { len, zeros, .. }, result) => {
+                let range = (slot.offset, len);
+                allocate_ended(&self.shared, zeros, range, result.map(drop))
             }
         };
         Some((slot, status))
@@ -338,11 +375,11 @@ impl BlockServer {
 
     fn fly_again(&mut self, mut slot: Box<Slot>) -> Option<(Box<Slot>, Status)> {
         let Some(uring) = &mut self.uring else {
-            let status = finish(&self.shared, &mut slot);
+            let status = finish(&self.shared, &mut slot, &self.stop)?;
             return Some((slot, status));
         };
         let mut slot = uring.push(slot).err()?;
-        let status = finish(&self.shared, &mut slot);
+        let status = finish(&self.shared, &mut slot, &self.stop)?;
         Some((slot, status))
     }
 
@@ -359,4 +396,15 @@ impl BlockServer {
     fn answer(&self, slot: &Slot, status: Status) -> Result<u32, QueueFault> {
         answer(&self.shared, slot, status)
     }
+}
+
+fn cost(request: &Request) -> u64 {
+    let bytes = match *request {
+        Request::Read { len, .. } | Request::Write { len, .. } => u64::from(len),
+        Request::WriteZeroes { len, .. } => len,
+        Request::Discard { len, .. } => len.wrapping_div(DISCARD_SHARE),
+        Request::Flush => FLUSH_COST,
+        Request::GetId => 0,
+    };
+    bytes.max(LEAST_COST)
 }
