@@ -127,7 +127,8 @@ fn open_backing(
         read_only: true,
         ..above.clone()
     };
-    guest_log::info(
+    // Also for those who ask for no more than warnings: only the image says which files these are.
+    guest_log::warn(
         module_path!(),
         0,
         format_args!(

@@ -8,9 +8,10 @@
 //!    └───── disk       the file, or qcow2
 //!             ├─ open    what is opened, how, and under which lock; image: how formats are told apart
 //!             └─ layers  a qcow2 image and those below it; header: what of it is checked here
-//! limit: bytes and requests per second
+//! limit: bytes and requests per second; budget: how much work in one call
 //! ```
 
+mod budget;
 mod disk;
 mod ending;
 mod header;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use vmm_sys_util::timerfd::TimerFd;
 
+use super::budget::Budget;
 use super::ending::{
     Shared, allocate_ended, answer, finish, flush_ended, is_transient, parts_of, report,
 };
@@ -27,14 +28,6 @@ use crate::virtio::served::{Served, ServedQueue, Server};
 const KICK: Token = Token(0);
 const COMPLETION: Token = Token(1);
 const TIMER: Token = Token(2);
-
-/// Bytes that are served in one call where this thread waits for the disk; then others have their turn.
-const BUDGET: u64 = 16 << 20;
-/// What the shortest request costs of that, and what a flush does.
-const LEAST_COST: u64 = 4 << 10;
-const FLUSH_COST: u64 = 2 << 20;
-/// A discard writes tables and no data: one byte of so many.
-const DISCARD_SHARE: u64 = 16;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -65,10 +58,8 @@ struct BlockServer {
     inline_reads: bool,
     inline_writes: bool,
     stop: StopFlag,
-    /// What is left of [`BUDGET`] in this call. Not looked at with io_uring, which waits for nobody.
-    budget: u64,
-    /// The budget was spent with more requests there.
-    come_back: bool,
+    /// Of this call. Not looked at with io_uring, which waits for nobody.
+    budget: Budget,
 }
 
 impl BlockWorker {
@@ -93,8 +84,7 @@ impl BlockWorker {
             inline_reads: inline,
             inline_writes: inline,
             stop: StopFlag::default(),
-            budget: BUDGET,
-            come_back: false,
+            budget: Budget::new(),
         };
         Ok(BlockWorker { served, server })
     }
@@ -150,9 +140,9 @@ impl Worker for BlockWorker {
         if self.server.waiting {
             return Ok(());
         }
-        self.server.budget = BUDGET;
+        self.server.budget = Budget::new();
         self.served.serve(&mut self.server)?;
-        if std::mem::take(&mut self.server.come_back) {
+        if self.server.budget.is_exceeded() {
             self.served.come_back();
         }
         Ok(())
@@ -168,8 +158,7 @@ impl Server for BlockServer {
         if self.stop.is_raised() {
             return Ok(Served::NotNow);
         }
-        if self.budget == 0 && self.uring.is_none() {
-            self.come_back = true;
+        if self.uring.is_none() && !self.budget.has_more() {
             return Ok(Served::NotNow);
         }
         let parts = parts_of(self.slot.chain())?;
@@ -187,7 +176,7 @@ impl Server for BlockServer {
                 return self.answer_now(error.status());
             }
         };
-        self.budget = self.budget.saturating_sub(cost(&request));
+        self.budget.spend(&request);
         self.start(request)
     }
 
@@ -396,15 +385,4 @@ impl BlockServer {
     fn answer(&self, slot: &Slot, status: Status) -> Result<u32, QueueFault> {
         answer(&self.shared, slot, status)
     }
-}
-
-fn cost(request: &Request) -> u64 {
-    let bytes = match *request {
-        Request::Read { len, .. } | Request::Write { len, .. } => u64::from(len),
-        Request::WriteZeroes { len, .. } => len,
-        Request::Discard { len, .. } => len.wrapping_div(DISCARD_SHARE),
-        Request::Flush => FLUSH_COST,
-        Request::GetId => 0,
-    };
-    bytes.max(LEAST_COST)
 }
