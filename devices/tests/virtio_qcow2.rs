@@ -191,6 +191,26 @@ fn what_is_written_is_there_when_the_image_is_opened_again() {
 }
 
 #[test]
+fn image_and_its_base_are_served_past_the_page_cache() {
+    let folder = Folder::new();
+    folder.put("base.raw", &vec![0x5a; SIZE as usize]);
+    let path = folder.put("a.qcow2", &empty(Some(("base.raw", Some("raw")))));
+    let direct = DiskOptions {
+        direct: true,
+        ..options(&path)
+    };
+    let block = Block::open(&direct, &BlockOptions::default()).unwrap();
+    assert!(matches!(open(&path), Err(OpenError::InUse(_))));
+    let mut guest = Guest::with(block, u64::MAX);
+    guest.write(3, &pattern(1024, 1));
+    assert_eq!(guest.read(3, 1024), pattern(1024, 1));
+    assert_eq!(guest.read(5, 512), vec![0x5a; 512]);
+    drop(guest);
+    judge(&path);
+    assert_eq!(Guest::new(&path).read(3, 1024), pattern(1024, 1));
+}
+
+#[test]
 fn flushed_write_is_in_the_file_while_the_image_is_open() {
     let folder = Folder::new();
     let path = folder.put("a.qcow2", &empty(None));
@@ -434,6 +454,40 @@ fn refcount_table_that_no_image_needs_is_refused_where_the_image_is_written() {
     };
     // Nobody allocates there.
     Block::open(&reading, &BlockOptions::default()).unwrap();
+}
+
+/// Where QEMU's tool is installed; nothing is shown elsewhere.
+#[test]
+fn images_as_qemu_makes_them_are_taken_again_after_their_tables_have_grown() {
+    let folder = Folder::new();
+    for options in [
+        "cluster_size=512",
+        "compat=0.10",
+        "cluster_size=2M",
+        "preallocation=metadata",
+        "refcount_bits=1",
+    ] {
+        let path = folder.0.path().join("made.qcow2");
+        let made = Command::new("qemu-img")
+            .args(["create", "-q", "-f", "qcow2", "-o", options])
+            .arg(&path)
+            .arg("64M")
+            .status();
+        let Ok(made) = made else { return };
+        assert!(made.success(), "{options}");
+        // With clusters of 512 bytes, a cluster of the refcount table is enough for 8 MiB.
+        let (len, bytes) = (512 << 10, pattern(512 << 10, 5));
+        let mut guest = Guest::new(&path);
+        for n in 0..20 {
+            guest.write(n * (len / 512), &bytes);
+        }
+        drop(guest);
+        judge(&path);
+        let mut guest = Guest::new(&path);
+        for n in 0..20 {
+            assert_eq!(guest.read(n * (len / 512), len as u32), bytes, "{options}");
+        }
+    }
 }
 
 #[test]
