@@ -61,6 +61,7 @@ fn measure(path: &Path, direct: bool, engine: Engine, depth: u16) -> (f64, f64, 
         read_only: true,
         direct,
         format: ImageFormat::Raw,
+        backing_files: false,
     };
     let options = BlockOptions {
         engine,

@@ -16,7 +16,7 @@ use std::thread::{Builder, JoinHandle};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::virtio::device::{Token, Worker};
+use crate::virtio::device::{StopFlag, Token, Worker};
 use crate::virtio::queue::QueueFault;
 
 /// Told on the I/O thread that a worker has given up. Must not block.
@@ -26,8 +26,11 @@ pub trait FaultSink: fmt::Debug + Send + Sync {
 }
 
 /// Names a worker on the thread that it was added to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WorkerId(u32);
+#[derive(Clone, Debug)]
+pub struct WorkerId {
+    number: u32,
+    stop: StopFlag,
+}
 
 /// Events that are taken from the kernel at once.
 const EVENTS: usize = 32;
@@ -36,13 +39,13 @@ const WAKE: u64 = 0;
 
 enum Command {
     Add {
-        id: WorkerId,
+        id: u32,
         worker: Box<dyn Worker>,
         faults: Arc<dyn FaultSink>,
         done: SyncSender<io::Result<()>>,
     },
     Remove {
-        id: WorkerId,
+        id: u32,
         done: SyncSender<()>,
     },
     Stop,
@@ -61,6 +64,8 @@ pub struct IoHandle {
     commands: Sender<Command>,
     wake: Arc<EventFd>,
     next_id: Arc<AtomicU32>,
+    /// Of no worker; makes those of the workers.
+    stop: StopFlag,
 }
 
 impl IoThread {
@@ -90,6 +95,7 @@ impl IoThread {
                 commands,
                 wake,
                 next_id: Arc::new(AtomicU32::new(1)),
+                stop: StopFlag::default(),
             },
             thread: Some(thread),
         })
@@ -104,6 +110,7 @@ impl IoThread {
 
 impl Drop for IoThread {
     fn drop(&mut self) {
+        self.handle.stop.raise_all();
         let stopped = self.handle.send(Command::Stop);
         if let Some(thread) = self.thread.take()
             && stopped.is_ok()
@@ -126,8 +133,14 @@ impl IoHandle {
     /// # Errors
     ///
     /// If an event source cannot be waited for.
-    pub fn add(&self, worker: Box<dyn Worker>, faults: Arc<dyn FaultSink>) -> io::Result<WorkerId> {
-        let id = WorkerId(self.next_id.fetch_add(1, Ordering::Relaxed));
+    pub fn add(
+        &self,
+        mut worker: Box<dyn Worker>,
+        faults: Arc<dyn FaultSink>,
+    ) -> io::Result<WorkerId> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let stop = self.stop.another();
+        worker.set_stop(stop.clone());
         let (done, answer) = sync_channel(1);
         self.send(Command::Add {
             id,
@@ -138,12 +151,15 @@ impl IoHandle {
         answer
             .recv()
             .unwrap_or_else(|_| Err(io::Error::other("the I/O thread has ended")))?;
-        Ok(id)
+        Ok(WorkerId { number: id, stop })
     }
 
-    /// Takes a worker off the thread and drops it. Returns when that is done.
-    pub fn remove(&self, id: WorkerId) {
+    /// Takes a worker off the thread and drops it. Returns when that is done, which is soon: what the worker
+    /// does is cut short.
+    pub fn remove(&self, id: &WorkerId) {
+        id.stop.raise();
         let (done, answer) = sync_channel(1);
+        let id = id.number;
         if self.send(Command::Remove { id, done }).is_ok() {
             // An error means that the thread has ended, and its workers with it.
             let _ = answer.recv();
@@ -159,7 +175,7 @@ struct Running {
 }
 
 struct Entry {
-    id: WorkerId,
+    id: u32,
     worker: Box<dyn Worker>,
     faults: Arc<dyn FaultSink>,
     /// Those that the thread waits for; none after a fault.
@@ -212,7 +228,7 @@ impl Running {
 
     fn add(
         &mut self,
-        id: WorkerId,
+        id: u32,
         worker: Box<dyn Worker>,
         faults: Arc<dyn FaultSink>,
     ) -> io::Result<()> {
@@ -233,7 +249,7 @@ impl Running {
                 true => EventSet::IN | EventSet::EDGE_TRIGGERED,
                 false => EventSet::IN,
             };
-            let data = u64::from(id.0) << 32 | u64::from(token);
+            let data = u64::from(id) << 32 | u64::from(token);
             let added = add_source(&self.epoll, fd, events, data);
             if let Err(error) = added {
                 self.unsubscribe(&mut entry);
@@ -255,7 +271,7 @@ impl Running {
         let found = self
             .workers
             .iter()
-            .position(|entry| u64::from(entry.id.0) == id);
+            .position(|entry| u64::from(entry.id) == id);
         let Some(at) = found else { return };
         let Some(entry) = self.workers.get_mut(at) else {
             return;

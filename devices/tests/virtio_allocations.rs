@@ -67,6 +67,7 @@ fn disk_allocates_nothing_for_a_request_with_the_page_cache_or_without() {
             read_only: false,
             direct,
             format: ImageFormat::Unsaid,
+            backing_files: false,
         };
         let block = Block::open(&disk, &BlockOptions::default()).unwrap();
         let ram = ram(&[(0, 0x20_0000)]);

@@ -29,6 +29,7 @@ fn disk_options(path: &Path) -> DiskOptions {
         read_only: false,
         direct: false,
         format: ImageFormat::Unsaid,
+        backing_files: false,
     }
 }
 
@@ -365,6 +366,23 @@ fn image_of_another_format_is_refused_with_the_way_out() {
     Block::open(&disk, &BlockOptions::default()).unwrap();
     let error = Block::open(&disk_options(Path::new("/")), &BlockOptions::default());
     assert!(error.is_err());
+}
+
+#[test]
+fn what_cannot_be_a_disk_is_refused_at_once() {
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let fifo = folder.path().join("fifo");
+    // Its other end is never opened: an open that waited would wait for ever.
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.unwrap().success());
+    for path in [&fifo, Path::new("/dev/zero"), folder.path()] {
+        let disk = DiskOptions {
+            read_only: true,
+            ..disk_options(path)
+        };
+        let refused = Block::open(&disk, &BlockOptions::default());
+        assert!(matches!(refused, Err(OpenError::Kind(_))), "{path:?}");
+    }
 }
 
 #[derive(Clone, Debug)]

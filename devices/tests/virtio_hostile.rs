@@ -35,6 +35,7 @@ fn device(kind: Kind, image: &std::path::Path) -> Box<dyn VirtioDevice> {
                 read_only: false,
                 direct: false,
                 format: ImageFormat::Raw,
+                backing_files: false,
             };
             let options = BlockOptions {
                 engine,

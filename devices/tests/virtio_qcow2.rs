@@ -64,6 +64,14 @@ fn empty(backing: Option<(&str, Option<&str>)>) -> Vec<u8> {
     image
 }
 
+/// As [`empty`], of the version that knows no clusters of zeros.
+fn empty_v2(backing: Option<(&str, Option<&str>)>) -> Vec<u8> {
+    let mut image = empty(backing);
+    image[4..8].copy_from_slice(&2u32.to_be_bytes());
+    image[72..104].fill(0);
+    image
+}
+
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -84,6 +92,7 @@ fn options(path: &Path) -> DiskOptions {
         read_only: false,
         direct: false,
         format: ImageFormat::Qcow2,
+        backing_files: true,
     }
 }
 
@@ -179,6 +188,26 @@ fn what_is_written_is_there_when_the_image_is_opened_again() {
     assert_eq!(guest.read(3, 300 << 10), one);
     assert_eq!(guest.read(SIZE / 512 - 1, 512), two);
     assert_eq!(guest.read(2, 512), vec![0; 512]);
+}
+
+#[test]
+fn image_and_its_base_are_served_past_the_page_cache() {
+    let folder = Folder::new();
+    folder.put("base.raw", &vec![0x5a; SIZE as usize]);
+    let path = folder.put("a.qcow2", &empty(Some(("base.raw", Some("raw")))));
+    let direct = DiskOptions {
+        direct: true,
+        ..options(&path)
+    };
+    let block = Block::open(&direct, &BlockOptions::default()).unwrap();
+    assert!(matches!(open(&path), Err(OpenError::InUse(_))));
+    let mut guest = Guest::with(block, u64::MAX);
+    guest.write(3, &pattern(1024, 1));
+    assert_eq!(guest.read(3, 1024), pattern(1024, 1));
+    assert_eq!(guest.read(5, 512), vec![0x5a; 512]);
+    drop(guest);
+    judge(&path);
+    assert_eq!(Guest::new(&path).read(3, 1024), pattern(1024, 1));
 }
 
 #[test]
@@ -279,9 +308,186 @@ fn image_is_no_qcow2_by_guessing_and_no_raw_one_either() {
     let error = Block::open(&unsaid, &BlockOptions::default()).unwrap_err();
     assert!(matches!(error, OpenError::Undeclared { .. }));
     let text = error.to_string();
-    assert!(text.contains("image_type=qcow2"), "{text}");
+    let (raw, qcow2) = (text.find("image_type=raw"), text.find("image_type=qcow2"));
+    assert!(raw.is_some() && raw < qcow2, "{text}");
+    assert!(text.contains("a guest may have written"), "{text}");
     let raw = folder.put("b", &[0; 4096]);
     assert!(matches!(open(&raw), Err(OpenError::Qcow2 { .. })));
+}
+
+/// Why the file below an image was refused.
+fn below(result: Result<Block, OpenError>) -> OpenError {
+    match result.unwrap_err() {
+        OpenError::Backing { source, .. } => *source,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn backing_file_is_opened_only_where_that_was_asked_for() {
+    let folder = Folder::new();
+    folder.put("secret\nx", &vec![0x5a; SIZE as usize]);
+    let path = folder.put("a.qcow2", &empty(Some(("secret\nx", Some("raw")))));
+    let alone = DiskOptions {
+        backing_files: false,
+        ..options(&path)
+    };
+    let error = Block::open(&alone, &BlockOptions::default()).unwrap_err();
+    assert!(matches!(error, OpenError::BackingRefused { .. }));
+    let text = error.to_string();
+    for part in [
+        "a.qcow2",
+        "\"secret\\nx\"",
+        "backing_files=on if the guest may read",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert_eq!(Guest::new(&path).read(0, 512), vec![0x5a; 512]);
+    let lone = folder.put("b.qcow2", &empty(None));
+    let lone = DiskOptions {
+        path: lone,
+        ..alone
+    };
+    Block::open(&lone, &BlockOptions::default()).unwrap();
+}
+
+#[test]
+fn backing_file_that_cannot_be_a_disk_is_refused_at_once() {
+    let folder = Folder::new();
+    let fifo = folder.0.path().join("fifo");
+    // Its other end is never opened: an open that waited would wait for ever.
+    let made = Command::new("mkfifo").arg(fifo).status();
+    assert!(made.unwrap().success());
+    for (name, format) in [("fifo", "raw"), ("fifo", "qcow2"), ("/dev/zero", "raw")] {
+        let path = folder.put("a.qcow2", &empty(Some((name, Some(format)))));
+        assert!(matches!(below(open(&path)), OpenError::Kind(_)), "{name}");
+    }
+}
+
+#[test]
+fn image_of_version_2_takes_zeroes_and_discards() {
+    let folder = Folder::new();
+    let path = folder.put("a.qcow2", &empty_v2(None));
+    let mut guest = Guest::new(&path);
+    let bytes = pattern(512 << 10, 1);
+    guest.write(0, &bytes);
+    guest.drop_range(DISCARD, 768, 128, 0);
+    for flags in [0, 1] {
+        guest.drop_range(WRITE_ZEROES, 1 + u64::from(flags) * 256, 200, flags);
+    }
+    let mut expected = bytes[..384 << 10].to_vec();
+    expected[512..201 * 512].fill(0);
+    expected[257 * 512..457 * 512].fill(0);
+    assert_eq!(guest.read(0, 384 << 10), expected);
+    assert_eq!(guest.run(FLUSH, 0, 0), 0);
+    drop(guest);
+    judge(&path);
+}
+
+#[test]
+fn image_of_version_2_with_a_backing_file_is_refused_with_the_way_out() {
+    let folder = Folder::new();
+    folder.put("base.raw", &vec![0; SIZE as usize]);
+    let path = folder.put("a.qcow2", &empty_v2(Some(("base.raw", None))));
+    let error = open(&path).unwrap_err().to_string();
+    assert!(error.contains("qemu-img amend -o compat=1.1"), "{error}");
+}
+
+#[test]
+fn discard_of_less_than_a_cluster_writes_nothing() {
+    let folder = Folder::new();
+    folder.put("base.raw", &vec![0x5a; SIZE as usize]);
+    let path = folder.put("a.qcow2", &empty(Some(("base.raw", Some("raw")))));
+    let mut guest = Guest::new(&path);
+    // discard_sector_alignment (virtio 1.3, 5.2.4) is a cluster.
+    assert_eq!(guest.card.read_device::<4>(44), 128u32.to_le_bytes());
+    guest.drop_range(DISCARD, 1, 3, 0);
+    guest.drop_range(DISCARD, 130, 120, 0);
+    assert_eq!(guest.run(FLUSH, 0, 0), 0);
+    assert_eq!(fs::metadata(&path).unwrap().len(), 4 * CLUSTER);
+    // And one of whole clusters gives their room back.
+    guest.write(256, &pattern(128 << 10, 1));
+    guest.drop_range(DISCARD, 255, 258, 0);
+    assert_eq!(guest.read(256, 128 << 10), vec![0; 128 << 10]);
+    assert_eq!(guest.read(255, 512), vec![0x5a; 512]);
+    assert_eq!(guest.run(FLUSH, 0, 0), 0);
+    drop(guest);
+    judge(&path);
+}
+
+#[test]
+fn refcount_table_that_no_image_needs_is_refused_where_the_image_is_written() {
+    let folder = Folder::new();
+    let table = CLUSTER as usize;
+    let block = 2 * CLUSTER;
+    let entry = |entries: &[u64]| {
+        let mut image = empty(None);
+        for (i, entry) in entries.iter().enumerate() {
+            let at = table + 8 * i;
+            image[at..at + 8].copy_from_slice(&entry.to_be_bytes());
+        }
+        image
+    };
+    let mut long = empty(None);
+    long[56..60].copy_from_slice(&u32::MAX.to_be_bytes());
+    let mut outside = empty(None);
+    outside[48..56].copy_from_slice(&(1u64 << 62).to_be_bytes());
+    for (image, part) in [
+        (entry(&[block, 0, block]), "0x20000 twice"),
+        (entry(&[block, 1 << 40]), "behind the end of the file"),
+        (long, "at most 33554432 are taken"),
+        (outside, "is not in the file"),
+    ] {
+        let path = folder.put("a.qcow2", &image);
+        match open(&path).unwrap_err() {
+            OpenError::Qcow2 { source, .. } => {
+                assert!(source.to_string().contains(part), "{source}");
+            }
+            other => panic!("{other}"),
+        }
+    }
+    let twice = folder.put("a.qcow2", &entry(&[block, block]));
+    let reading = DiskOptions {
+        read_only: true,
+        ..options(&twice)
+    };
+    // Nobody allocates there.
+    Block::open(&reading, &BlockOptions::default()).unwrap();
+}
+
+/// Where QEMU's tool is installed; nothing is shown elsewhere.
+#[test]
+fn images_as_qemu_makes_them_are_taken_again_after_their_tables_have_grown() {
+    let folder = Folder::new();
+    for options in [
+        "cluster_size=512",
+        "compat=0.10",
+        "cluster_size=2M",
+        "preallocation=metadata",
+        "refcount_bits=1",
+    ] {
+        let path = folder.0.path().join("made.qcow2");
+        let made = Command::new("qemu-img")
+            .args(["create", "-q", "-f", "qcow2", "-o", options])
+            .arg(&path)
+            .arg("64M")
+            .status();
+        let Ok(made) = made else { return };
+        assert!(made.success(), "{options}");
+        // With clusters of 512 bytes, a cluster of the refcount table is enough for 8 MiB.
+        let (len, bytes) = (512 << 10, pattern(512 << 10, 5));
+        let mut guest = Guest::new(&path);
+        for n in 0..20 {
+            guest.write(n * (len / 512), &bytes);
+        }
+        drop(guest);
+        judge(&path);
+        let mut guest = Guest::new(&path);
+        for n in 0..20 {
+            assert_eq!(guest.read(n * (len / 512), len as u32), bytes, "{options}");
+        }
+    }
 }
 
 #[test]
@@ -289,18 +495,18 @@ fn what_an_image_may_not_do_is_refused() {
     let folder = Folder::new();
     let own = folder.put("own.qcow2", &empty(Some(("own.qcow2", Some("qcow2")))));
     // Its own base: the lock says so, as it would of any other writer.
-    assert!(matches!(open(&own), Err(OpenError::InUse(_))));
+    assert!(matches!(below(open(&own)), OpenError::InUse(_)));
     folder.put("base.raw", &[0; 4096]);
     let unnamed = folder.put("unnamed.qcow2", &empty(Some(("base.raw", None))));
     let error = open(&unnamed).unwrap_err().to_string();
     assert!(
-        error.contains("qemu-img rebase -u -b base.raw -F raw"),
+        error.contains("qemu-img rebase -u -b \"base.raw\" -F raw"),
         "{error}"
     );
     let odd = folder.put("odd.qcow2", &empty(Some(("base.raw", Some("vmdk")))));
-    assert!(matches!(open(&odd), Err(OpenError::Qcow2 { .. })));
+    assert!(matches!(below(open(&odd)), OpenError::Qcow2 { .. }));
     let missing = folder.put("missing.qcow2", &empty(Some(("no", Some("raw")))));
-    assert!(matches!(open(&missing), Err(OpenError::Host { .. })));
+    assert!(matches!(below(open(&missing)), OpenError::Host { .. }));
     // Two that are based on each other, read only: no lock ends that.
     folder.put("x.qcow2", &empty(Some(("y.qcow2", Some("qcow2")))));
     let y = folder.put("y.qcow2", &empty(Some(("x.qcow2", Some("qcow2")))));
@@ -309,7 +515,11 @@ fn what_an_image_may_not_do_is_refused() {
         ..options(&y)
     };
     let refused = Block::open(&reading, &BlockOptions::default());
-    assert!(matches!(refused, Err(OpenError::Qcow2 { .. })));
+    let mut error = below(refused);
+    while let OpenError::Backing { source, .. } = error {
+        error = *source;
+    }
+    assert!(matches!(error, OpenError::Qcow2 { .. }));
     let external = folder.put("external.qcow2", &empty(None));
     let file = fs::File::options().write(true).open(&external).unwrap();
     // Incompatible feature bit 2: an external data file; bit 40: nothing that anybody knows.
@@ -321,7 +531,7 @@ fn what_an_image_may_not_do_is_refused() {
 }
 
 #[test]
-fn table_that_points_outside_is_an_error_of_the_request() {
+fn table_that_points_outside_leaves_the_disk_answering() {
     let folder = Folder::new();
     let mut image = empty(None);
     let l1 = 3 * CLUSTER as usize;

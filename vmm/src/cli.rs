@@ -90,8 +90,9 @@ pub struct Cli {
     #[arg(long, value_name = "WHERE", conflicts_with = "config")]
     serial: Option<String>,
 
-    /// Disk: path=FILE[,readonly=on][,direct=on][,cache=writeback|none][,image_type=raw|qcow2][,num_queues=N]
-    /// [,queue_size=N][,serial=TEXT][,id=NAME][,bw_size=N][,ops_size=N]; once for each disk
+    /// Disk: path=FILE[,readonly=on][,direct=on][,cache=writeback|none][,image_type=raw|qcow2][,backing_files=on]
+    /// [,num_queues=N][,queue_size=N][,serial=TEXT][,id=NAME][,bw_size=N][,ops_size=N]; once for each disk.
+    /// backing_files=on: open the files that a qcow2 image names, so that the guest can read them  [default: off]
     #[arg(long, value_name = "path=FILE", conflicts_with = "config")]
     disk: Vec<String>,
 

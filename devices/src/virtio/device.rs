@@ -9,6 +9,7 @@ use std::fmt::Debug;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use thiserror::Error;
 
@@ -147,6 +148,41 @@ pub enum ActivateError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Token(pub u32);
 
+/// Tells a worker that it is about to be taken off its thread. It need not finish what it does then: whoever
+/// raised this waits, under the transport's lock.
+#[derive(Clone, Debug, Default)]
+pub struct StopFlag {
+    worker: Arc<AtomicBool>,
+    thread: Arc<AtomicBool>,
+}
+
+impl StopFlag {
+    /// One for another worker of the same thread.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        StopFlag {
+            worker: Arc::default(),
+            thread: Arc::clone(&self.thread),
+        }
+    }
+
+    /// For this worker. There is no way back.
+    pub fn raise(&self) {
+        self.worker.store(true, Ordering::Relaxed);
+    }
+
+    /// For all workers of the thread.
+    pub fn raise_all(&self) {
+        self.thread.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is time to stop.
+    #[must_use]
+    pub fn is_raised(&self) -> bool {
+        self.worker.load(Ordering::Relaxed) || self.thread.load(Ordering::Relaxed)
+    }
+}
+
 /// The running half of a device. Lives on one I/O thread; dropped by reset, also with requests in
 /// flight, which must have ended when the drop returns.
 pub trait Worker: Send {
@@ -157,6 +193,8 @@ pub trait Worker: Send {
     fn counts_writes(&self, _token: Token) -> bool {
         false
     }
+    /// Gives a worker whose calls can take long what to look at meanwhile. Called once, before it starts.
+    fn set_stop(&mut self, _stop: StopFlag) {}
     /// `token` is readable, and stays so until it is read, or was written since the last call. Does a bounded
     /// amount of work.
     ///

@@ -74,6 +74,12 @@ impl ServedQueue {
         let _ = self.kick.read();
     }
 
+    /// Has the event loop call again, after others had their turn, as if the driver had kicked.
+    pub fn come_back(&self) {
+        // An error means that the counter is full: the kick is there already.
+        let _ = self.kick.write(1);
+    }
+
     /// Shows the driver what was given back, and interrupts it if it wants that.
     pub fn publish(&mut self) {
         if self.queue.publish()
@@ -115,7 +121,7 @@ impl ServedQueue {
             }
         }
         // More is there, and no kick may come for it: come back by way of the event loop.
-        let _ = self.kick.write(1);
+        self.come_back();
         Ok(())
     }
 }

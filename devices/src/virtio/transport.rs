@@ -294,7 +294,7 @@ impl VirtioPciDevice {
 
     fn stop_workers(&mut self) {
         for (thread, id) in self.workers.drain(..) {
-            thread.remove(id);
+            thread.remove(&id);
         }
     }
 

@@ -33,6 +33,9 @@ pub struct DiskConfig {
     /// What the image is. Unless it is said, only what looks like no other format is taken, as raw.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_type: Option<ImageType>,
+    /// Whether to open the files that a qcow2 image names as those below it. The guest can read them then.
+    #[serde(default)]
+    pub backing_files: bool,
     /// Request queues, 1 to 64; 1 unless said otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_queues: Option<u16>,
@@ -76,7 +79,7 @@ pub enum ImageType {
     /// The bytes of the file are the bytes of the disk.
     #[serde(alias = "Raw")]
     Raw,
-    /// qcow2, with the images that it is based on.
+    /// qcow2.
     #[serde(alias = "Qcow2")]
     Qcow2,
 }
@@ -92,6 +95,8 @@ pub struct Disk {
     pub direct: bool,
     /// What it is, if that was said.
     pub image_type: Option<ImageType>,
+    /// Whether the files that it names as those below it may be opened, and read by the guest.
+    pub backing_files: bool,
     /// Request queues, 1 to 64.
     pub num_queues: u16,
     /// Entries of each, a power of two.
@@ -125,6 +130,7 @@ pub fn parse_disk(text: &str) -> Result<DiskConfig, ConfigError> {
         "direct",
         "cache",
         "image_type",
+        "backing_files",
         "num_queues",
         "queue_size",
         "serial",
@@ -157,6 +163,7 @@ pub fn parse_disk(text: &str) -> Result<DiskConfig, ConfigError> {
                 return Err(pairs.problem(problem));
             }
         },
+        backing_files: pairs.optional_switch("backing_files")?.unwrap_or(false),
         num_queues: short("num_queues")?,
         queue_size: short("queue_size")?,
         serial: pairs.get("serial").map(str::to_owned),
@@ -196,6 +203,10 @@ impl Disk {
             (Some(DiskCache::None), _) => true,
             (_, direct) => direct.unwrap_or(false),
         };
+        if config.backing_files && config.image_type != Some(ImageType::Qcow2) {
+            let problem = "only qcow2 images have them: give image_type=qcow2, or leave it out";
+            return Err(wrong("backing_files", &"on", problem));
+        }
         let num_queues = config.num_queues.unwrap_or(1);
         if !(1..=MAX_QUEUES).contains(&num_queues) {
             return Err(wrong(
@@ -220,6 +231,7 @@ impl Disk {
             readonly: config.readonly,
             direct,
             image_type: config.image_type,
+            backing_files: config.backing_files,
             num_queues,
             queue_size,
             serial,
@@ -283,6 +295,7 @@ mod tests {
             readonly: true,
             direct: true,
             image_type: Some(ImageType::Raw),
+            backing_files: false,
             num_queues: 4,
             queue_size: 128,
             serial: "s".into(),
@@ -298,6 +311,12 @@ mod tests {
         assert_eq!(disk, expected);
         let qcow2 = checked("path=a,image_type=qcow2").unwrap();
         assert_eq!(qcow2.image_type, Some(ImageType::Qcow2));
+        assert!(
+            !qcow2.backing_files,
+            "no host file that an image names, unless asked"
+        );
+        let layered = checked("path=a,image_type=qcow2,backing_files=on").unwrap();
+        assert!(layered.backing_files);
         assert!(checked("path=a,cache=none").unwrap().direct);
         assert!(!checked("path=a,cache=writeback").unwrap().direct);
     }
@@ -316,6 +335,10 @@ mod tests {
             (
                 "path=a,cache=none,direct=off",
                 "--disk cache=none: direct=off",
+            ),
+            (
+                "path=a,backing_files=on",
+                "--disk backing_files=on: only qcow2 images have them",
             ),
             (
                 "path=a,num_queues=0",

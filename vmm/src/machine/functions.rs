@@ -102,6 +102,7 @@ fn open_disk(disk: &Disk) -> Result<Block, DeviceError> {
             Some(ImageType::Raw) => ImageFormat::Raw,
             Some(ImageType::Qcow2) => ImageFormat::Qcow2,
         },
+        backing_files: disk.backing_files,
     };
     let options = BlockOptions {
         num_queues: disk.num_queues,

@@ -1,14 +1,13 @@
 //! A raw file or block device behind a disk, and the seam at which tests put something else.
 
 use std::fmt::Debug;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::Path;
 
-use thiserror::Error;
-
-use super::image::{Format, PROBE_LEN};
+use super::image::Format;
+use super::open::{self, DiskOptions, ImageFormat, OpenError};
 use super::request::SECTOR;
 use super::slot::{self, Lock, Slot, Wait};
 
@@ -20,93 +19,6 @@ const DIRECT_BLOCK: u32 = 512;
 const BLKSSZGET: libc::Ioctl = 0x1268;
 const BLKPBSZGET: libc::Ioctl = 0x127b;
 
-/// The image cannot be used.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// The host refuses it.
-    #[error("cannot {what} {path}")]
-    Host {
-        /// What was tried.
-        what: &'static str,
-        /// The image.
-        path: PathBuf,
-        /// The host's answer.
-        source: io::Error,
-    },
-    /// Some process uses it, and one of the two writes.
-    #[error("{0} is in use: another process holds a lock on it")]
-    InUse(PathBuf),
-    /// Not raw.
-    #[error(
-        "{path} looks like a {format} image: give image_type={format} if it is one that you made, or \
-         image_type=raw if the guest is to see these very bytes"
-    )]
-    Undeclared {
-        /// The image.
-        path: PathBuf,
-        /// What it looks like.
-        format: Format,
-    },
-    /// Not raw, and not qcow2 either.
-    #[error(
-        "{path} is a {format} image, which is not served: convert it with `qemu-img convert -O \
-         raw {path} {path}.raw`, or give image_type=raw if the guest is to see these very bytes"
-    )]
-    Format {
-        /// The image.
-        path: PathBuf,
-        /// What it is.
-        format: Format,
-    },
-    /// The format that was declared is not found there, or has features that are not served.
-    #[error("cannot use {path} as a qcow2 image")]
-    Qcow2 {
-        /// The image.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A qcow2 image does not say what its backing file is.
-    #[error(
-        "{path} does not say of which format its backing file is: record it with `qemu-img rebase -u -b \
-         {backing} -F raw {path}`, or -F qcow2"
-    )]
-    BackingFormat {
-        /// The image.
-        path: PathBuf,
-        /// What it names.
-        backing: String,
-    },
-    /// Neither file nor block device.
-    #[error("{0} is neither a file nor a block device")]
-    Kind(PathBuf),
-}
-
-/// How an image is opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DiskOptions {
-    /// Where it is.
-    pub path: PathBuf,
-    /// Refuse writes; such an image may be used by several.
-    pub read_only: bool,
-    /// Go past the page cache (O_DIRECT).
-    pub direct: bool,
-    /// What it was declared to be.
-    pub format: ImageFormat,
-}
-
-/// What an image is, as whoever configures it says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ImageFormat {
-    /// Not said: raw if it does not look like anything else, and refused otherwise.
-    #[default]
-    Unsaid,
-    /// These very bytes, whatever they look like.
-    Raw,
-    /// qcow2, version 2 or 3, with its backing files.
-    Qcow2,
-}
-
 /// Sizes that a driver may want to know, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
@@ -116,6 +28,8 @@ pub struct Geometry {
     pub logical_block: u32,
     /// What the disk writes at once; a power of two, not less than `logical_block`.
     pub physical_block: u32,
+    /// What a discard gives back at least; a multiple of `logical_block`.
+    pub discard_block: u32,
 }
 
 /// What serves the requests of a disk.
@@ -135,8 +49,8 @@ pub(super) trait Backend: Debug + Send + Sync {
     fn file(&self) -> Option<&File>;
     /// Whether the page cache is in between.
     fn is_direct(&self) -> bool;
-    /// Whether fallocate's mode gives space back on this kind of file.
-    fn is_device(&self) -> bool;
+    /// Whether a discard is to be asked for with [`slot::NO_HIDE_STALE`]: the range may read as anything then.
+    fn may_read_stale(&self) -> bool;
 }
 
 /// See the module's text.
@@ -165,21 +79,10 @@ impl Disk {
                 source,
             }
         };
-        let open = |flags| {
-            OpenOptions::new()
-                .read(true)
-                .write(!options.read_only)
-                .custom_flags(flags)
-                .open(path)
-        };
-        let plain = open(0).map_err(host("open"))?;
-        let kind = plain.metadata().map_err(host("look at"))?.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(OpenError::Kind(path.clone()));
-        }
-        lock(&plain, path, options.read_only)?;
+        let plain = open::open(options)?;
+        open::lock(&plain, options)?;
         if options.format != ImageFormat::Raw
-            && let Some(format) = probe(&plain).map_err(host("read"))?
+            && let Some(format) = open::probe(&plain).map_err(host("read"))?
         {
             let path = path.clone();
             return Err(match format {
@@ -187,9 +90,10 @@ impl Disk {
                 _ => OpenError::Format { path, format },
             });
         }
+        let kind = plain.metadata().map_err(host("look at"))?.file_type();
         let geometry = geometry(&plain, path, kind.is_block_device(), options.direct)?;
         let direct = match options.direct {
-            true => Some(open(libc::O_DIRECT).map_err(host("open with O_DIRECT"))?),
+            true => Some(open::again_direct(&plain, options)?),
             false => None,
         };
         let (file, buffered) = match direct {
@@ -203,39 +107,6 @@ impl Disk {
             device: kind.is_block_device(),
         })
     }
-}
-
-/// Takes the lock of an image that is about to be used.
-pub(super) fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), OpenError> {
-    let how = if read_only {
-        Lock::Shared
-    } else {
-        Lock::Exclusive
-    };
-    slot::lock(file, how).map_err(|source| match source.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::PermissionDenied => {
-            OpenError::InUse(path.to_owned())
-        }
-        _ => OpenError::Host {
-            what: "lock",
-            path: path.to_owned(),
-            source,
-        },
-    })
-}
-
-/// The format whose mark the file bears.
-pub(super) fn probe(file: &File) -> io::Result<Option<Format>> {
-    let mut start = [0; PROBE_LEN];
-    let mut done = 0;
-    while let Some(rest) = start.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        let at = u64::try_from(done).unwrap_or(u64::MAX);
-        match file.read_at(rest, at)? {
-            0 => break,
-            count => done = done.saturating_add(count),
-        }
-    }
-    Ok(Format::of(start.get(..done).unwrap_or_default()))
 }
 
 fn geometry(file: &File, path: &Path, device: bool, direct: bool) -> Result<Geometry, OpenError> {
@@ -273,6 +144,7 @@ fn geometry(file: &File, path: &Path, device: bool, direct: bool) -> Result<Geom
         size: len.wrapping_sub(len.checked_rem(sector).unwrap_or(0)),
         logical_block: logical,
         physical_block: sane(physical).max(logical),
+        discard_block: logical,
     })
 }
 
@@ -316,19 +188,8 @@ impl Backend for Disk {
     }
 
     fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
-        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
         let file = self.buffered.as_ref().unwrap_or(&self.file);
-        let (mut at, mut left) = (offset, len);
-        while left > 0 {
-            let here = usize::try_from(left)
-                .unwrap_or(ZEROS.len())
-                .min(ZEROS.len());
-            file.write_all_at(ZEROS.get(..here).unwrap_or_default(), at)?;
-            let here = u64::try_from(here).unwrap_or(left);
-            at = at.saturating_add(here);
-            left = left.saturating_sub(here);
-        }
-        Ok(())
+        in_zeros(offset, len, |zeros, at| file.write_all_at(zeros, at))
     }
 
     fn file(&self) -> Option<&File> {
@@ -339,7 +200,28 @@ impl Backend for Disk {
         self.buffered.is_some()
     }
 
-    fn is_device(&self) -> bool {
+    fn may_read_stale(&self) -> bool {
+        // A block device forgets only with this mode (fallocate(2) on one, block/fops.c).
         self.device
     }
+}
+
+/// Writes `len` zeros from `offset` on, some at a time.
+pub(super) fn in_zeros(
+    offset: u64,
+    len: u64,
+    write: impl Fn(&[u8], u64) -> io::Result<()>,
+) -> io::Result<()> {
+    static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+    let (mut at, mut left) = (offset, len);
+    while left > 0 {
+        let here = usize::try_from(left)
+            .unwrap_or(ZEROS.len())
+            .min(ZEROS.len());
+        write(ZEROS.get(..here).unwrap_or_default(), at)?;
+        let here = u64::try_from(here).unwrap_or(left);
+        at = at.saturating_add(here);
+        left = left.saturating_sub(here);
+    }
+    Ok(())
 }

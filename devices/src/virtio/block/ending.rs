@@ -11,10 +11,15 @@ use super::request::{HEADER_LEN, ID_LEN, Limits, Parts, Status};
 use super::slot::{Slot, Wait, Work};
 use crate::guest_warn;
 use crate::virtio::chain::Chain;
+use crate::virtio::device::StopFlag;
 use crate::virtio::queue::QueueFault;
 
 /// How often a request that ends early is tried again without any progress.
 const RETRIES: u32 = 8;
+/// Bytes that are zeroed, and that are discarded, before the worker looks whether it is to stop. A step ends at a
+/// multiple of it, and so at the end of a cluster.
+const ZERO_STEP: u64 = 4 << 20;
+const DISCARD_STEP: u64 = 64 << 20;
 
 /// What the queues of a disk have in common, over resets.
 #[derive(Debug)]
@@ -88,29 +93,53 @@ pub(super) fn answer(shared: &Shared, slot: &Slot, status: Status) -> Result<u32
     })
 }
 
-/// Does all that is left of `slot`, waiting for the disk.
-pub(super) fn finish(shared: &Shared, slot: &mut Slot) -> Status {
-    match slot.work {
-        Work::Read | Work::Write { .. } => transfer_all(shared, slot),
-        Work::Flush => flush_ended(shared, shared.backend.flush()),
-        Work::Allocate { mode, len, .. } => {
-            let result = shared.backend.allocate(mode, slot.offset, len);
-            allocate_ended(shared, slot, result)
+/// Does all that is left of `slot`, waiting for the disk. Nothing where `stop` was raised before the end: the
+/// request is not answered then.
+pub(super) fn finish(shared: &Shared, slot: &mut Slot, stop: &StopFlag) -> Option<Status> {
+    let status = match slot.work {
+        // Only the kernel knows of writes that last (RWF_DSYNC); others are flushed, once for a request.
+        Work::Write { sync: true } if shared.backend.file().is_none() => {
+            match transfer_all(shared, slot, stop)? {
+                Status::Ok => flush_ended(shared, shared.backend.flush()),
+                failed => failed,
+            }
         }
-    }
+        Work::Read | Work::Write { .. } => transfer_all(shared, slot, stop)?,
+        Work::Flush => flush_ended(shared, shared.backend.flush()),
+        Work::Allocate { mode, len, zeros } => {
+            let step = if zeros { ZERO_STEP } else { DISCARD_STEP };
+            let (mut at, mut left) = (slot.offset, len);
+            let mut status = Status::Ok;
+            while left > 0 && status == Status::Ok {
+                if stop.is_raised() {
+                    return None;
+                }
+                let here = step.wrapping_sub(at.checked_rem(step)?).min(left);
+                let result = shared.backend.allocate(mode, at, here);
+                status = allocate_ended(shared, zeros, (at, here), result);
+                at = at.wrapping_add(here);
+                left = left.wrapping_sub(here);
+            }
+            status
+        }
+    };
+    Some(status)
 }
 
-fn transfer_all(shared: &Shared, slot: &mut Slot) -> Status {
+fn transfer_all(shared: &Shared, slot: &mut Slot, stop: &StopFlag) -> Option<Status> {
     let mut tries = 0u32;
     while slot.left > 0 {
+        if stop.is_raised() {
+            return None;
+        }
         match shared.backend.transfer(slot, Wait::Yes) {
-            Ok(0) => return Status::IoError,
+            Ok(0) => return Some(Status::IoError),
             Ok(done) => slot.advance(done),
             Err(error) if is_transient(&error) && tries < RETRIES => tries = tries.wrapping_add(1),
-            Err(error) => return report("transfer", &error),
+            Err(error) => return Some(report("transfer", &error)),
         }
     }
-    Status::Ok
+    Some(Status::Ok)
 }
 
 pub(super) fn is_transient(error: &io::Error) -> bool {
@@ -131,17 +160,18 @@ pub(super) fn flush_ended(shared: &Shared, result: io::Result<()>) -> Status {
 
 /// A discard is a hint, and one that the host cannot take is not an error (virtio 1.3, 5.2.6.2); zeros
 /// that it cannot make by itself are written.
-pub(super) fn allocate_ended(shared: &Shared, slot: &Slot, result: io::Result<()>) -> Status {
-    let result = match (result, slot.work) {
-        (Err(error), Work::Allocate { len, zeros, .. })
-            if error.raw_os_error() == Some(libc::EOPNOTSUPP) =>
-        {
-            match zeros {
-                true => shared.backend.zero(slot.offset, len),
-                false => forget(shared, slot.offset, len),
-            }
-        }
-        (result, _) => result,
+pub(super) fn allocate_ended(
+    shared: &Shared,
+    zeros: bool,
+    (offset, len): (u64, u64),
+    result: io::Result<()>,
+) -> Status {
+    let result = match result {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => match zeros {
+            true => shared.backend.zero(offset, len),
+            false => forget(shared, offset, len),
+        },
+        result => result,
     };
     match result {
         Ok(()) => Status::Ok,

@@ -5,14 +5,20 @@
 //!    ├───── ending     what the queues share, and how a request ends
 //!    ├───── slot       the chain's pieces; preadv2, pwritev2
 //!    ├───── uring      what would block
-//!    └───── disk       the file, or qcow2; image: how formats are told apart
-//! limit: bytes and requests per second
+//!    └───── disk       the file, or qcow2
+//!             ├─ open    what is opened, how, and under which lock; image: how formats are told apart
+//!             └─ layers  a qcow2 image and those below it; header: what of it is checked here
+//! limit: bytes and requests per second; budget: how much work in one call
 //! ```
 
+mod budget;
 mod disk;
 mod ending;
+mod header;
 mod image;
+mod layers;
 mod limit;
+mod open;
 mod qcow2;
 mod request;
 mod slot;
@@ -23,10 +29,11 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-pub use disk::{DiskOptions, Geometry, ImageFormat, OpenError};
+pub use disk::Geometry;
 pub use ending::Counters;
 pub use image::Format;
 pub use limit::Rate;
+pub use open::{DiskOptions, ImageFormat, OpenError};
 pub use request::{Limits, Parts, Request, RequestError, SECTOR, Status, parse};
 
 use disk::{Backend, Disk};
@@ -207,6 +214,7 @@ fn config_bytes(geometry: &Geometry, queue_size: u16, queues: u16) -> [u8; CONFI
         size,
         logical_block,
         physical_block,
+        discard_block,
     } = *geometry;
     let mut bytes = [0; CONFIG_LEN];
     let mut put = |at: usize, field: &[u8]| {
@@ -229,7 +237,7 @@ fn config_bytes(geometry: &Geometry, queue_size: u16, queues: u16) -> [u8; CONFI
     put(34, &queues.to_le_bytes());
     put(36, &MAX_DISCARD.to_le_bytes());
     put(40, &1u32.to_le_bytes());
-    put(44, &(logical_block / 512).to_le_bytes());
+    put(44, &(discard_block / 512).to_le_bytes());
     put(48, &MAX_WRITE_ZEROES.to_le_bytes());
     put(52, &1u32.to_le_bytes());
     put(56, &[1]);

@@ -14,6 +14,8 @@ use io_uring::{opcode, squeue};
 use crate::virtio::chain::Chain;
 use crate::virtio::segment::Segment;
 
+/// `FALLOC_FL_NO_HIDE_STALE` of linux/falloc.h.
+pub(super) const NO_HIDE_STALE: i32 = 0x04;
 /// Pieces per call (`UIO_MAXIOV`); what is more is left for the next call.
 const MAX_PIECES: usize = 1024;
 
@@ -236,6 +238,20 @@ pub(super) fn discard(file: &File, offset: u64, len: u64) -> io::Result<()> {
     // SAFETY: `file` is open; the request reads two 64-bit numbers from the pointer, which lives over
     // the call.
     match unsafe { libc::ioctl(file.as_raw_fd(), BLKDISCARD, &raw const range) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Clears and then sets flags of this open file description, of those that `F_SETFL` can change.
+pub(super) fn change_flags(file: &File, clear: libc::c_int, set: libc::c_int) -> io::Result<()> {
+    // SAFETY: `file` is open; F_GETFL takes no argument and touches no memory of this process.
+    let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+    if flags < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `file` is open; F_SETFL takes an int and touches no memory of this process.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags & !clear | set) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

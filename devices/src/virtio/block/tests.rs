@@ -9,9 +9,10 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::slot::{Slot, Wait, Work};
 use super::*;
 use crate::dma::DmaView;
+use crate::io_thread::{FaultSink, IoThread};
 use crate::virtio::RingAddresses;
-use crate::virtio::device::{Interrupt, Source, Token};
-use crate::virtio::queue::QueueResources;
+use crate::virtio::device::{Interrupt, Source, StopFlag, Token};
+use crate::virtio::queue::{QueueFault, QueueResources};
 
 /// Fails the calls that it is told to, and counts all.
 #[derive(Debug, Default)]
@@ -27,6 +28,9 @@ struct Failing {
     at_once: usize,
     allocate_errno: i32,
     zeroed: AtomicU32,
+    /// What each transfer takes, and how many there were.
+    slow: Duration,
+    transfers: AtomicU32,
 }
 
 fn errno(code: i32) -> io::Error {
@@ -48,9 +52,12 @@ impl Backend for Failing {
             size: 1 << 20,
             logical_block: 512,
             physical_block: 4096,
+            discard_block: 1 << 16,
         }
     }
     fn transfer(&self, slot: &Slot, _: Wait) -> io::Result<usize> {
+        self.transfers.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(self.slow);
         if self.transfer_errno != 0 {
             return Err(errno(self.transfer_errno));
         }
@@ -89,7 +96,7 @@ impl Backend for Failing {
     fn is_direct(&self) -> bool {
         false
     }
-    fn is_device(&self) -> bool {
+    fn may_read_stale(&self) -> bool {
         false
     }
 }
@@ -112,6 +119,7 @@ struct Bench {
     ram: Arc<GuestMemoryMmap>,
     worker: Box<dyn Worker>,
     backend: Arc<Failing>,
+    kick: Arc<EventFd>,
     asked: u16,
 }
 
@@ -121,16 +129,22 @@ impl Bench {
         let mut block = Block::over(backend.clone(), false, &BlockOptions::default());
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
         let ram = Arc::new(ram);
-        let worker = Self::activate(&mut block, &ram, features);
+        let (worker, kick) = Self::activate(&mut block, &ram, features);
         Bench {
             ram,
             worker,
             backend,
+            kick,
             asked: 0,
         }
     }
 
-    fn activate(block: &mut Block, ram: &Arc<GuestMemoryMmap>, features: u64) -> Box<dyn Worker> {
+    fn activate(
+        block: &mut Block,
+        ram: &Arc<GuestMemoryMmap>,
+        features: u64,
+    ) -> (Box<dyn Worker>, Arc<EventFd>) {
+        let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
         let queue = QueueResources {
             index: 0,
             size: 16,
@@ -139,7 +153,7 @@ impl Bench {
                 avail: RING + 0x100,
                 used: RING + 0x200,
             },
-            kick: Arc::new(EventFd::new(EFD_NONBLOCK).unwrap()),
+            kick: kick.clone(),
         };
         let with = Activation {
             memory: DmaView::all_shared(ram.clone()),
@@ -147,11 +161,23 @@ impl Bench {
             features,
             queues: vec![queue],
         };
-        block.activate(with).unwrap().remove(0)
+        (block.activate(with).unwrap().remove(0), kick)
     }
 
-    /// Asks for one request of (address, length, writable) parts and gives its status.
+    /// Asks for one request of (length, writable) data and gives its status.
     fn ask(&mut self, kind: u32, sector: u64, data: Option<(u32, bool)>) -> u8 {
+        self.offer(kind, sector, data);
+        self.worker.on_event(Token(0)).unwrap();
+        assert_eq!(self.used(), self.asked, "answered at once");
+        self.ram.read_obj(GuestAddress(STATUS)).unwrap()
+    }
+
+    fn used(&self) -> u16 {
+        self.ram.read_obj(GuestAddress(RING + 0x202)).unwrap()
+    }
+
+    /// Makes a request available, in the place of the one before.
+    fn offer(&mut self, kind: u32, sector: u64, data: Option<(u32, bool)>) {
         let mut header = [0; 16];
         header[..4].copy_from_slice(&kind.to_le_bytes());
         header[8..].copy_from_slice(&sector.to_le_bytes());
@@ -173,10 +199,6 @@ impl Bench {
         self.ram
             .write_obj(self.asked, GuestAddress(RING + 0x102))
             .unwrap();
-        self.worker.on_event(Token(0)).unwrap();
-        let used: u16 = self.ram.read_obj(GuestAddress(RING + 0x202)).unwrap();
-        assert_eq!(used, self.asked, "answered at once");
-        self.ram.read_obj(GuestAddress(STATUS)).unwrap()
     }
 }
 
@@ -195,10 +217,11 @@ fn flush_after_a_failed_one_never_claims_success_not_even_after_reset() {
     for _ in 0..2 {
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
         let ram = Arc::new(ram);
-        let worker = Bench::activate(&mut block, &ram, F_FLUSH);
+        let (worker, kick) = Bench::activate(&mut block, &ram, F_FLUSH);
         let mut bench = Bench {
             ram,
             worker,
+            kick,
             backend: backend.clone(),
             asked: 0,
         };
@@ -276,6 +299,97 @@ fn zeros_last_at_once_for_a_driver_that_cannot_flush() {
 }
 
 #[test]
+fn write_that_could_not_be_made_to_last_fails_and_so_do_all_after_it() {
+    let mut backend = good();
+    backend.at_once = 1024;
+    backend.flushes.store(1, Ordering::Relaxed);
+    let mut bench = Bench::new(backend, 0);
+    assert_eq!(bench.ask(1, 0, Some((4096, false))), 1);
+    assert_eq!(bench.ask(1, 0, Some((4096, false))), 1);
+    let flushed = bench.backend.flushed.load(Ordering::Relaxed);
+    assert_eq!(flushed, 1, "once for a request, and not for a refused one");
+    assert_eq!(bench.ask(0, 0, Some((512, true))), 0, "reads go on");
+}
+
+#[test]
+fn write_of_several_pieces_is_flushed_once_and_only_for_a_driver_that_cannot() {
+    for (features, flushes) in [(F_FLUSH, 0), (0, 1)] {
+        let mut backend = good();
+        backend.at_once = 1024;
+        let mut bench = Bench::new(backend, features);
+        assert_eq!(bench.ask(1, 0, Some((4096, false))), 0);
+        assert_eq!(bench.backend.flushed.load(Ordering::Relaxed), flushes);
+    }
+}
+
+#[derive(Debug)]
+struct NoFault;
+
+impl FaultSink for NoFault {
+    fn fault(&self, fault: QueueFault) {
+        panic!("{fault}");
+    }
+}
+
+#[test]
+fn worker_amid_a_long_request_is_removed_soon_and_leaves_it_unanswered() {
+    // 4096 transfers of 20 ms: more than a minute.
+    const SOON: Duration = Duration::from_secs(10);
+    for by_drop in [false, true] {
+        let mut backend = good();
+        backend.at_once = 1;
+        backend.slow = Duration::from_millis(20);
+        let mut bench = Bench::new(backend, F_FLUSH);
+        bench.offer(0, 0, Some((4096, true)));
+        let thread = IoThread::spawn("test", || ()).unwrap();
+        let id = thread
+            .handle()
+            .add(bench.worker, Arc::new(NoFault))
+            .unwrap();
+        bench.kick.write(1).unwrap();
+        while bench.backend.transfers.load(Ordering::Relaxed) < 2 {
+            std::thread::yield_now();
+        }
+        let begin = Instant::now();
+        match by_drop {
+            true => drop(thread),
+            false => thread.handle().remove(&id),
+        }
+        assert!(begin.elapsed() < SOON);
+        let status: u8 = bench.ram.read_obj(GuestAddress(STATUS)).unwrap();
+        let used: u16 = bench.ram.read_obj(GuestAddress(RING + 0x202)).unwrap();
+        assert_eq!((status, used), (0xee, 0));
+    }
+}
+
+#[test]
+fn discard_of_a_worker_that_is_to_stop_is_left_where_it_is() {
+    let mut bench = Bench::new(good(), F_FLUSH);
+    let stop = StopFlag::default();
+    bench.worker.set_stop(stop.clone());
+    segment(&bench, 0);
+    assert_eq!(bench.ask(11, 0, Some((16, false))), 0);
+    stop.raise();
+    bench.offer(11, 0, Some((16, false)));
+    bench.worker.on_event(Token(0)).unwrap();
+    assert_eq!(bench.used(), 1);
+}
+
+#[test]
+fn more_work_than_the_budget_is_done_in_several_calls() {
+    let mut bench = Bench::new(good(), F_FLUSH);
+    for _ in 0..12 {
+        bench.offer(4, 0, None);
+    }
+    // A flush costs an eighth of it.
+    for (used, again) in [(8, true), (12, false)] {
+        bench.worker.on_event(Token(0)).unwrap();
+        assert_eq!((bench.used(), bench.kick.read().is_ok()), (used, again));
+    }
+    assert_eq!(bench.backend.flushed.load(Ordering::Relaxed), 12);
+}
+
+#[test]
 fn configuration_tells_the_geometry() {
     let options = BlockOptions {
         num_queues: 4,
@@ -294,6 +408,7 @@ fn configuration_tells_the_geometry() {
     assert_eq!(read(20, 4), 512u32.to_le_bytes());
     assert_eq!(read(24, 4), [3, 0, 8, 0]);
     assert_eq!(read(34, 2), [4, 0]);
+    assert_eq!(read(44, 4), 128u32.to_le_bytes());
     assert_eq!(read(58, 8), [0; 8]);
     assert_eq!(read(u64::MAX, 8), [0; 8]);
     assert_ne!(block.features() & F_MQ, 0);

@@ -12,15 +12,16 @@ use std::time::Duration;
 
 use vmm_sys_util::timerfd::TimerFd;
 
+use super::budget::Budget;
 use super::ending::{
     Shared, allocate_ended, answer, finish, flush_ended, is_transient, parts_of, report,
 };
 use super::request::{HEADER_LEN, ID_LEN, Parts, Request, Status, parse};
-use super::slot::{Slot, Wait, Work};
+use super::slot::{NO_HIDE_STALE, Slot, Wait, Work};
 use super::uring::Uring;
 use crate::guest_warn;
 use crate::virtio::chain::Chain;
-use crate::virtio::device::{Token, Worker};
+use crate::virtio::device::{StopFlag, Token, Worker};
 use crate::virtio::queue::{Queue, QueueFault};
 use crate::virtio::served::{Served, ServedQueue, Server};
 
@@ -56,6 +57,9 @@ struct BlockServer {
     new_chain: Chain,
     inline_reads: bool,
     inline_writes: bool,
+    stop: StopFlag,
+    /// Of this call. Not looked at with io_uring, which waits for nobody.
+    budget: Budget,
 }
 
 impl BlockWorker {
@@ -79,6 +83,8 @@ impl BlockWorker {
             new_chain: chain,
             inline_reads: inline,
             inline_writes: inline,
+            stop: StopFlag::default(),
+            budget: Budget::new(),
         };
         Ok(BlockWorker { served, server })
     }
@@ -117,6 +123,10 @@ impl Worker for BlockWorker {
         token != TIMER
     }
 
+    fn set_stop(&mut self, stop: StopFlag) {
+        self.server.stop = stop;
+    }
+
     fn on_event(&mut self, token: Token) -> Result<(), QueueFault> {
         match token {
             COMPLETION => self.complete()?,
@@ -130,7 +140,12 @@ impl Worker for BlockWorker {
         if self.server.waiting {
             return Ok(());
         }
-        self.served.serve(&mut self.server)
+        self.server.budget = Budget::new();
+        self.served.serve(&mut self.server)?;
+        if self.server.budget.is_exceeded() {
+            self.served.come_back();
+        }
+        Ok(())
     }
 }
 
@@ -140,6 +155,12 @@ impl Server for BlockServer {
     }
 
     fn serve(&mut self) -> Result<Served, QueueFault> {
+        if self.stop.is_raised() {
+            return Ok(Served::NotNow);
+        }
+        if self.uring.is_none() && !self.budget.has_more() {
+            return Ok(Served::NotNow);
+        }
         let parts = parts_of(self.slot.chain())?;
         if let Some(wait) = self.must_wait(&parts) {
             // A timer that cannot be set would leave the queue dead; then the limit is not kept.
@@ -155,6 +176,7 @@ impl Server for BlockServer {
                 return self.answer_now(error.status());
             }
         };
+        self.budget.spend(&request);
         self.start(request)
     }
 
@@ -182,6 +204,10 @@ impl BlockServer {
             }
             Request::Write { offset, len } => {
                 let sync = self.write_through;
+                // It would claim to last, which nothing does any more.
+                if sync && self.shared.flush_failed.load(Ordering::Relaxed) {
+                    return self.answer_now(Status::IoError);
+                }
                 self.slot.load(Work::Write { sync }, offset, header, len);
                 self.slot.written = 0;
                 self.read_or_write(self.inline_writes && !sync)
@@ -199,11 +225,9 @@ impl BlockServer {
             }
             Request::Flush => self.hand_over(Work::Flush, 0),
             Request::Discard { offset, len } => {
-                // A block device forgets only with this mode (fallocate(2) on one, block/fops.c).
-                let stale = if self.shared.backend.is_device() {
-                    NO_HIDE_STALE
-                } else {
-                    0
+                let stale = match self.shared.backend.may_read_stale() {
+                    true => NO_HIDE_STALE,
+                    false => 0,
                 };
                 let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE | stale;
                 let zeros = false;
@@ -249,8 +273,7 @@ impl BlockServer {
             self.inline_reads = false;
             return self.launch();
         }
-        let status = self.finish_here();
-        self.answer_now(status)
+        self.finish_here()
     }
 
     fn hand_over(&mut self, work: Work, offset: u64) -> Result<Served, QueueFault> {
@@ -260,9 +283,10 @@ impl BlockServer {
             return self.answer_now(Status::IoError);
         }
         if self.write_through && work != Work::Flush {
-            let status = match self.finish_here() {
-                Status::Ok => flush_ended(&self.shared, self.shared.backend.flush()),
-                failed => failed,
+            let status = match finish(&self.shared, &mut self.slot, &self.stop) {
+                None => return Ok(Served::NotNow),
+                Some(Status::Ok) => flush_ended(&self.shared, self.shared.backend.flush()),
+                Some(failed) => failed,
             };
             return self.answer_now(status);
         }
@@ -272,8 +296,7 @@ impl BlockServer {
     /// Gives the request at hand to io_uring, or does it here.
     fn launch(&mut self) -> Result<Served, QueueFault> {
         let Some(uring) = &mut self.uring else {
-            let status = self.finish_here();
-            return self.answer_now(status);
+            return self.finish_here();
         };
         let fresh = self
             .spare
@@ -290,18 +313,22 @@ impl BlockServer {
             }
             Err(slot) => {
                 self.spare.push(std::mem::replace(&mut self.slot, slot));
-                let status = self.finish_here();
-                self.answer_now(status)
+                self.finish_here()
             }
         }
     }
 
-    /// Does all that is left of the request at hand, waiting for the disk.
-    fn finish_here(&mut self) -> Status {
-        finish(&self.shared, &mut self.slot)
+    /// Does all that is left of the request at hand, waiting for the disk, and answers it. A worker that is to
+    /// stop leaves it where it is.
+    fn finish_here(&mut self) -> Result<Served, QueueFault> {
+        match finish(&self.shared, &mut self.slot, &self.stop) {
+            Some(status) => self.answer_now(status),
+            None => Ok(Served::NotNow),
+        }
     }
 
-    /// After a completion: what is left of the request flies again; or the slot and how it ended.
+    /// After a completion: what is left of the request flies again; or the slot and how it ended. Neither for a
+    /// worker that is to stop.
     fn go_on(
         &mut self,
         mut slot: Box<Slot>,
@@ -322,13 +349,14 @@ impl BlockServer {
                 match error.raw_os_error() == Some(libc::EINVAL) && self.shared.backend.is_direct()
                 {
                     // Not aligned in memory: by way of the page cache.
-                    true => finish(&self.shared, &mut slot),
+                    true => finish(&self.shared, &mut slot, &self.stop)?,
                     false => report("transfer", &error),
                 }
             }
             (Work::Flush, result) => flush_ended(&self.shared, result.map(drop)),
-            (Work::Allocate { .. }, result) => {
-                allocate_ended(&self.shared, &slot, result.map(drop))
+            (Work::Allocate { len, zeros, .. }, result) => {
+                let range = (slot.offset, len);
+                allocate_ended(&self.shared, zeros, range, result.map(drop))
             }
         };
         Some((slot, status))
@@ -336,11 +364,11 @@ impl BlockServer {
 
     fn fly_again(&mut self, mut slot: Box<Slot>) -> Option<(Box<Slot>, Status)> {
         let Some(uring) = &mut self.uring else {
-            let status = finish(&self.shared, &mut slot);
+            let status = finish(&self.shared, &mut slot, &self.stop)?;
             return Some((slot, status));
         };
         let mut slot = uring.push(slot).err()?;
-        let status = finish(&self.shared, &mut slot);
+        let status = finish(&self.shared, &mut slot, &self.stop)?;
         Some((slot, status))
     }
 
@@ -358,6 +386,3 @@ impl BlockServer {
         answer(&self.shared, slot, status)
     }
 }
-
-/// `FALLOC_FL_NO_HIDE_STALE` of linux/falloc.h.
-const NO_HIDE_STALE: i32 = 0x04;

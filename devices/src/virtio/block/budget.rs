@@ -1,0 +1,51 @@
+//! How much work a worker does in one call where its thread waits for the disk; then others have their turn,
+//! and the thread's messages are looked at. One request is served whole, however long it is. Pure.
+
+use super::request::Request;
+
+/// Bytes that are served in one call.
+const BUDGET: u64 = 16 << 20;
+/// What the shortest request costs of that, and what a flush does.
+const LEAST_COST: u64 = 4 << 10;
+const FLUSH_COST: u64 = 2 << 20;
+/// A discard writes tables and no data: one byte of so many.
+const DISCARD_SHARE: u64 = 16;
+
+/// What is left for one call.
+#[derive(Debug)]
+pub(super) struct Budget {
+    left: u64,
+    exceeded: bool,
+}
+
+impl Budget {
+    pub fn new() -> Self {
+        Budget {
+            left: BUDGET,
+            exceeded: false,
+        }
+    }
+
+    /// Whether one more request may be served. If not, there is work for another call.
+    pub fn has_more(&mut self) -> bool {
+        self.exceeded = self.left == 0;
+        !self.exceeded
+    }
+
+    /// A request is served.
+    pub fn spend(&mut self, request: &Request) {
+        let bytes = match *request {
+            Request::Read { len, .. } | Request::Write { len, .. } => u64::from(len),
+            Request::WriteZeroes { len, .. } => len,
+            Request::Discard { len, .. } => len.wrapping_div(DISCARD_SHARE),
+            Request::Flush => FLUSH_COST,
+            Request::GetId => 0,
+        };
+        self.left = self.left.saturating_sub(bytes.max(LEAST_COST));
+    }
+
+    /// Whether a request had to wait for another call.
+    pub fn is_exceeded(&self) -> bool {
+        self.exceeded
+    }
+}
