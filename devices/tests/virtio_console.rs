@@ -113,6 +113,12 @@ fn new_size_is_told_by_a_configuration_interrupt() {
     assert_eq!(guest.card.read_device(0), [132, 0, 50, 0]);
     let [after] = guest.card.read(0x15);
     assert_ne!(before, after);
+    // The same again is no change: neither the generation nor an interrupt says that it is one.
+    guest.handle.resize(132, 50);
+    assert_eq!(guest.card.read(0x15), [after]);
+    guest.handle.resize(133, 50);
+    vectors.wait_for(0, 2);
+    assert_eq!(vectors.count(0), 2);
 }
 
 #[test]

@@ -75,10 +75,12 @@ struct Shared {
 pub struct ConsoleHandle(Arc<Shared>);
 
 impl ConsoleHandle {
-    /// The console has this size from now on; the driver is told if it runs.
+    /// The console has this size from now on; the driver is told if it runs, and if it is another than before.
     pub fn resize(&self, columns: u16, rows: u16) {
         let size = u32::from(rows) << 16 | u32::from(columns);
-        self.0.size.store(size, Ordering::Release);
+        if self.0.size.swap(size, Ordering::AcqRel) == size {
+            return;
+        }
         self.0.generation.fetch_add(1, Ordering::AcqRel);
         // A counter at its end is readable all the same.
         let _ = self.0.resized.write(1);
