@@ -81,7 +81,8 @@ fn interrupted_launch(context: &mut Context<'_>) -> Result<()> {
 /// A TD that waits for a byte, once it does.
 pub fn start_waiting(context: &mut Context<'_>, cpus: u32) -> Result<RunId> {
     let run = context.l1.start(&tdvmm("wait", cpus))?;
-    context.l1.wait_for(run, "ready", context.left())?;
+    // At the start of a line: "already" is in messages.
+    context.l1.wait_for(run, "\nready", context.left())?;
     Ok(run)
 }
 

@@ -317,11 +317,11 @@ fn provided_in_advance() -> Case {
         180,
         |context| {
             const MIB: u64 = 128;
-            let refused = program("boot=1,affinity=0@4000", "size=64M");
+            let refused = program("boot=1,affinity=0@999", "size=64M");
             let (end, output) = context.l1.run(&refused, context.left())?;
             ensure!(end.outcome == Outcome::Exited(152), "{:?}", end.outcome);
             ensure!(
-                output.contains("--cpus affinity=0@4000: the host has no CPU 4000"),
+                output.contains("--cpus affinity=0@999: the host has no CPU 999"),
                 "{output}"
             );
 

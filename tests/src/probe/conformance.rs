@@ -38,13 +38,17 @@ pub(super) fn run(report: &mut Report, only: Option<&str>) {
     let kvm = Kvm::open();
     let wanted = |case: &&Case| only.is_none_or(|name| case.name == name);
     for case in list.case.iter().filter(wanted) {
-        for (name, value) in PARAMETERS {
-            sys::set_parameter(name, value).expect("a parameter of the module");
-        }
-        report.tell(
-            &format!("conformance/{}", case.name),
-            run_case(&kvm, &list, case),
-        );
+        // Before it, for whoever ended early; after it, for whoever comes next and is no case of this list.
+        reset_parameters();
+        let result = run_case(&kvm, &list, case);
+        reset_parameters();
+        report.tell(&format!("conformance/{}", case.name), result);
+    }
+}
+
+fn reset_parameters() {
+    for (name, value) in PARAMETERS {
+        sys::set_parameter(name, value).expect("a parameter of the module");
     }
 }
 
