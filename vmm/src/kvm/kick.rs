@@ -92,8 +92,9 @@ impl KickableThread {
         // `clear_exit_flag`, in the calls of `kvm_ioctls` that it makes, which read the exit, and in
         // `tdvmm_tdx::ioctl`, whose `exit_bytes` copies from the exit reason on, behind this byte, and
         // whose `answer` writes behind that. So none of them reads or writes this byte but by that store;
-        // the kernel only reads it. No access to the byte is at odds with this one, although the borrow's type claims the byte for its time: the page
-        // is memory shared with the kernel, mapped outside of anything that Rust allocated.
+        // the kernel only reads it. No access to the byte is at odds with this one, although the borrow's
+        // type claims the byte for its time: the page is memory shared with the kernel, mapped outside of
+        // anything that Rust allocated.
         let flag = unsafe { AtomicU8::from_ptr(self.flag.0.as_ptr()) };
         // What the thread is told was stored before this (`fence` in `vcpu::KvmVcpu::clear_exit_flag`).
         fence(Ordering::SeqCst);

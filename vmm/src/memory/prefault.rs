@@ -36,9 +36,9 @@ pub enum Outcome {
     CalledOff,
 }
 
-/// Has `workers` provide all of `ranges`, each on a thread of its own, which calls `prepare` first. `go_on` is called with the bytes that
-/// are done and the bytes in all, after each piece and at least ten times a second; what it returns is
-/// whether to go on.
+/// Has `workers` provide all of `ranges`, each on a thread of its own, which calls `prepare` first. `go_on`
+/// is called with the bytes that are done and the bytes in all, after each piece and at least ten times a
+/// second; what it returns is whether to go on.
 ///
 /// # Errors
 ///

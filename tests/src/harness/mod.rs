@@ -9,19 +9,25 @@
 //! is a folder ([`Machine::on_host`]).
 #![expect(clippy::print_stdout, reason = "prints results as a test runner does")]
 
+mod options;
+mod tally;
+
 use std::cell::Cell;
-use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde::Deserialize;
 
 use crate::debian::Packages;
 use crate::l1::{L1, Machine};
 use crate::programs;
+
+pub use options::Options;
+pub use tally::required;
+use tally::{Tally, ignore_all};
 
 /// Series of the kernel of L1.
 pub const L1_KERNEL: &str = "7.2";
@@ -81,26 +87,6 @@ pub struct Unmet {
     reason: String,
 }
 
-/// What the command line asks for.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    filters: Vec<String>,
-    exact: bool,
-    full: bool,
-    on_host: bool,
-    list: bool,
-    keep_logs: bool,
-    count: Option<u32>,
-}
-
-#[derive(Debug, Default)]
-struct Tally {
-    passed: u32,
-    failed: Vec<String>,
-    ignored: u32,
-    filtered: usize,
-}
-
 impl Unmet {
     /// `need` is what `TDVMM_REQUIRE` calls it.
     pub fn new(need: &'static str, reason: String) -> Self {
@@ -125,50 +111,6 @@ impl Context<'_> {
     /// A fact for the summary, for instance a time.
     pub fn note(&mut self, text: String) {
         self.notes.push(text);
-    }
-}
-
-impl Options {
-    /// Whether lane L4 is meant.
-    pub fn on_host(&self) -> bool {
-        self.on_host
-    }
-
-    /// Reads `[FILTER…] [--exact] [--full] [--on-host] [--list] [--keep-logs] [--count N]`.
-    pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Self> {
-        let mut options = Self::default();
-        let mut arguments = arguments.into_iter();
-        while let Some(argument) = arguments.next() {
-            match argument.as_str() {
-                "--exact" => options.exact = true,
-                "--full" => options.full = true,
-                "--on-host" => options.on_host = true,
-                "--list" => options.list = true,
-                "--keep-logs" => options.keep_logs = true,
-                "--count" => {
-                    let count = arguments
-                        .next()
-                        .ok_or_else(|| anyhow!("--count wants a number"))?;
-                    options.count = Some(count.parse()?);
-                }
-                // What `cargo test` passes to every test program.
-                "--nocapture" | "--quiet" | "-q" | "--include-ignored" => {}
-                other if other.starts_with('-') => bail!("unknown option {other}"),
-                _ => options.filters.push(argument),
-            }
-        }
-        Ok(options)
-    }
-
-    /// Whether a case is to run: one whose whole name is given in any tier, otherwise by tier.
-    fn selects(&self, case: &Case) -> bool {
-        let in_tier = self.full || case.tier == Tier::Representative;
-        if self.filters.is_empty() {
-            return in_tier;
-        }
-        let named = self.filters.contains(&case.name);
-        let matched = self.filters.iter().any(|f| case.name.contains(f.as_str()));
-        named || (!self.exact && in_tier && matched)
     }
 }
 
@@ -402,75 +344,6 @@ fn keep_log(machine: &Machine<'_>, case: &Case, l1: &L1, wanted: bool) -> Option
     fs::write(&path, l1.transcript()).ok().map(|()| path)
 }
 
-/// Cases whose needs are not met: ignored with the reason, failed if the needs were required.
-fn ignore_all(cases: &[&Case], need: &str, reason: &str, tally: &mut Tally) {
-    for case in cases {
-        if required(need) {
-            tally.fail(case, &anyhow!("{reason}"), Duration::ZERO, None);
-        } else {
-            tally.ignore(case, reason);
-        }
-    }
-}
-
-/// Whether `TDVMM_REQUIRE` makes the lack of `need` a failure.
-pub fn required(need: &str) -> bool {
-    env::var("TDVMM_REQUIRE").is_ok_and(|list| list.split(',').any(|n| n.trim() == need))
-}
-
-impl Tally {
-    fn pass(&mut self, case: &Case, time: Duration, notes: &[String]) {
-        println!("test {} ... ok ({:.1} s)", case.name, time.as_secs_f64());
-        notes.iter().for_each(|note| println!("    note: {note}"));
-        self.passed += 1;
-    }
-
-    fn ignore(&mut self, case: &Case, reason: &str) {
-        println!("test {} ... ignored, {reason}", case.name);
-        self.ignored += 1;
-    }
-
-    fn fail(&mut self, case: &Case, error: &anyhow::Error, time: Duration, log: Option<&Path>) {
-        println!(
-            "test {} ... FAILED ({:.1} s)",
-            case.name,
-            time.as_secs_f64()
-        );
-        println!("    {error:#}");
-        if let Some(log) = log {
-            println!("    log: {}", log.display());
-        }
-        self.failed.push(case.name.clone());
-    }
-
-    fn print(&self, options: &Options, time: Duration) {
-        if !self.failed.is_empty() {
-            println!("\nfailures:");
-            self.failed.iter().for_each(|name| println!("    {name}"));
-        }
-        if let Some(count) = options.count {
-            println!(
-                "\n{} failures out of {count} runs of each case",
-                self.failed.len()
-            );
-        }
-        let verdict = if self.failed.is_empty() {
-            "ok"
-        } else {
-            "FAILED"
-        };
-        println!(
-            "\ntest result: {verdict}. {} passed; {} failed; {} ignored; 0 measured; \
-             {} filtered out; finished in {:.2}s\n",
-            self.passed,
-            self.failed.len(),
-            self.ignored,
-            self.filtered,
-            time.as_secs_f64()
-        );
-    }
-}
-
 impl std::fmt::Debug for Case {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Case")
@@ -492,49 +365,5 @@ impl std::fmt::Debug for Context<'_> {
         f.debug_struct("Context")
             .field("left", &self.left())
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const KIND: MachineKind = MachineKind {
-        name: "none",
-        build: |_| bail!("no machine"),
-    };
-
-    fn case(name: &str, tier: Tier) -> Case {
-        Case {
-            name: name.to_owned(),
-            tier,
-            machine: &KIND,
-            prepare: |_| Ok(()),
-            deadline: Duration::ZERO,
-            run: Box::new(|_| Ok(())),
-        }
-    }
-
-    fn options(words: &[&str]) -> Options {
-        Options::parse(words.iter().map(|w| (*w).to_owned())).unwrap()
-    }
-
-    #[test]
-    fn full_case_runs_only_when_asked_for() {
-        let (quick, full) = (
-            case("boot", Tier::Representative),
-            case("boot-big", Tier::Full),
-        );
-        assert!(options(&[]).selects(&quick) && !options(&[]).selects(&full));
-        assert!(options(&["--full"]).selects(&full));
-        assert!(options(&["boot-big"]).selects(&full) && !options(&["big"]).selects(&full));
-        assert!(options(&["big", "--full"]).selects(&full) && options(&["oo"]).selects(&quick));
-        let exact = options(&["boot", "--exact"]);
-        assert!(exact.selects(&quick) && !exact.selects(&full));
-    }
-
-    #[test]
-    fn unknown_option_is_refused() {
-        assert!(Options::parse(["--fast".to_owned()]).is_err());
     }
 }
