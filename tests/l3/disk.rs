@@ -50,15 +50,21 @@ umount /a
 "#;
 
 /// The driver leaves and comes back under load; what was there before stays as it was.
+///
+/// The load goes through a node of its own: `/dev/vda` leaves with the driver, and a `dd` that opened it then would
+/// make a plain file in its place, write to that for ever and never end.
 const UNBIND: &str = r#"
 driver=/sys/bus/virtio/drivers/virtio_blk
 device=$(basename $(readlink -f /sys/block/vda/device))
 /init fill /dev/vda 4 3
+mkdir /node
 busy() { read reads writes < /sys/block/vda/inflight; test $reads != 0 -o $writes != 0; }
 round=0
 while test $round -lt 20; do
-    (while dd if=/dev/vda of=/dev/null bs=64k count=64 iflag=direct; do :; done) 2>/dev/null &
-    (while dd if=/dev/zero of=/dev/vda bs=64k seek=64 count=64 oflag=direct; do :; done) 2>/dev/null &
+    rm -f /node/vda
+    mknod /node/vda b $(tr : ' ' < /sys/block/vda/dev)
+    (while dd if=/node/vda of=/dev/null bs=64k count=64 iflag=direct; do :; done) 2>/dev/null &
+    (while dd if=/dev/zero of=/node/vda bs=64k seek=64 count=64 oflag=direct; do :; done) 2>/dev/null &
     until busy; do :; done
     echo $device > $driver/unbind
     wait
