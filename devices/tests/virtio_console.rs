@@ -3,6 +3,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "small numbers of the test")]
 
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,6 +120,39 @@ fn new_size_is_told_by_a_configuration_interrupt() {
     guest.handle.resize(133, 50);
     vectors.wait_for(0, 2);
     assert_eq!(vectors.count(0), 2);
+}
+
+/// A backend of 100 columns and 40 rows that cannot tell when they change.
+struct Sized(Stream<UnixStream>);
+
+impl ConsoleBackend for Sized {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.write(bytes);
+    }
+
+    fn source(&self) -> Option<&dyn AsRawFd> {
+        self.0.source()
+    }
+
+    fn poll(&mut self, space: &mut [u8]) -> usize {
+        self.0.poll(space)
+    }
+
+    fn size(&self) -> Option<(u16, u16)> {
+        Some((100, 40))
+    }
+}
+
+#[test]
+fn size_of_a_backend_that_cannot_tell_is_looked_at_with_its_input() {
+    let (mut host, stream) = pair();
+    let mut guest = Guest::new(Box::new(Sized(stream)));
+    assert_eq!(guest.card.read_device(0), [80, 0, 25, 0]);
+    guest.offer_input(4);
+    host.write_all(b"a").unwrap();
+    assert_eq!(guest.hear(), b"a");
+    guest.card.vectors.wait_for(0, 1);
+    assert_eq!(guest.card.read_device(0), [100, 0, 40, 0]);
 }
 
 #[test]

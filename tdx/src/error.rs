@@ -138,8 +138,8 @@ fn knob(command: Command, errno: i32) -> Option<&'static str> {
             "no TDX key id is free: end another TD, or raise the number of TDX key ids in the BIOS"
         }
         (C::InitVm, libc::EBUSY) => {
-            "the misc cgroup's limit of `tdx` key ids is reached (misc.max), or a vCPU exists \
-             already"
+            "the limit of `tdx` key ids of this process's misc cgroup, or of one above it, is \
+             reached: raise misc.max there, or end another TD in it"
         }
         (C::InitVm, libc::EINVAL) => {
             "KVM itself refused the parameters: compare attributes, XFAM, CPUID and GPAW (52 needs \

@@ -4,6 +4,7 @@
 //! The TD cases are lane L4, too, on a host that has TDX itself: `cargo xtask test --lane tdx`.
 
 mod boot;
+mod console;
 mod disk;
 mod emtdx;
 mod endings;
@@ -36,6 +37,7 @@ fn main() -> Result<ExitCode> {
         boot::cases(),
         endings::cases(),
         serial::cases(),
+        console::cases(),
         oracle::cases(),
         emtdx::cases(),
         disk::cases(),

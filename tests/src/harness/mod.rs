@@ -65,7 +65,7 @@ pub struct Case {
     pub machine: &'static MachineKind,
     /// Adds to the machine what this case needs (called for the cases that are selected).
     pub prepare: Preparation,
-    /// The whole case must be over by then.
+    /// The whole case must be over by then; in a soak, by a multiple of it.
     pub deadline: Duration,
     /// What it does.
     pub run: CaseFn,
@@ -279,7 +279,7 @@ fn run_group(machine: &Machine<'_>, cases: &[&Case], options: &Options, tally: &
         let begin = Instant::now();
         let mut context = Context {
             l1: &mut l1,
-            end: begin + case.deadline,
+            end: begin + case.deadline * options.patience(),
             notes: Vec::new(),
         };
         let result = (case.run)(&mut context);

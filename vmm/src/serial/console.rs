@@ -105,21 +105,24 @@ impl ConsoleBackend for Terminal {
 
 /// Gives the console the size of this process's terminal, if it has one.
 pub fn fit_to_terminal(console: &ConsoleHandle) {
-    let size = tcgetwinsize(io::stdout()).or_else(|_| tcgetwinsize(io::stdin()));
-    if let Ok(size) = size
-        && size.ws_col > 0
-        && size.ws_row > 0
-    {
-        console.resize(size.ws_col, size.ws_row);
+    if let Some((columns, rows)) = size_of(io::stdout()).or_else(|| size_of(io::stdin())) {
+        console.resize(columns, rows);
     }
 }
 
-/// A new pseudo-terminal.
+/// Columns and rows of a terminal that has any.
+fn size_of(terminal: impl AsFd) -> Option<(u16, u16)> {
+    let size = tcgetwinsize(terminal).ok()?;
+    (size.ws_col > 0 && size.ws_row > 0).then_some((size.ws_col, size.ws_row))
+}
+
+/// A new pseudo-terminal. The signal that tells of a new size goes to whoever is on the other side, so the size is
+/// looked at when that one types.
 #[derive(Debug)]
 pub struct Pty {
     stream: Stream<PtyMaster>,
     /// Open for as long as the console is, so that whoever leaves the other side can come back.
-    _other_side: File,
+    other_side: File,
 }
 
 impl Pty {
@@ -145,7 +148,7 @@ impl Pty {
         tcsetattr(&other_side, SetArg::TCSANOW, &raw)?;
         let pty = Self {
             stream: Stream::new(master)?,
-            _other_side: other_side,
+            other_side,
         };
         Ok((pty, name))
     }
@@ -163,11 +166,17 @@ impl ConsoleBackend for Pty {
     fn poll(&mut self, space: &mut [u8]) -> usize {
         self.stream.poll(space)
     }
+
+    fn size(&self) -> Option<(u16, u16)> {
+        size_of(&self.other_side)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
+
+    use rustix::termios::{Winsize, tcsetwinsize};
 
     use super::*;
 
@@ -189,5 +198,25 @@ mod tests {
         assert_eq!(pty.poll(&mut typed), 2);
         assert_eq!(&typed[..2], b"\x03\r");
         assert_eq!(pty.poll(&mut typed), 0);
+    }
+
+    #[test]
+    fn pseudo_terminal_has_the_size_that_its_user_sets() {
+        let (pty, name) = Pty::open().unwrap();
+        assert_eq!(pty.size(), None);
+        let user = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NOCTTY)
+            .open(name)
+            .unwrap();
+        let size = Winsize {
+            ws_row: 50,
+            ws_col: 132,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(user, size).unwrap();
+        assert_eq!(pty.size(), Some((132, 50)));
     }
 }

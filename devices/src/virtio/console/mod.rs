@@ -55,6 +55,11 @@ pub trait ConsoleBackend: Send {
     fn poll(&mut self, _space: &mut [u8]) -> usize {
         0
     }
+    /// Columns and rows, where the backend has a size but no way to tell when it changes: asked after each
+    /// [`ConsoleBackend::poll`].
+    fn size(&self) -> Option<(u16, u16)> {
+        None
+    }
 }
 
 /// Drops all output.
@@ -70,6 +75,18 @@ struct Shared {
     resized: EventFd,
 }
 
+impl Shared {
+    fn resize(&self, columns: u16, rows: u16) {
+        let size = u32::from(rows) << 16 | u32::from(columns);
+        if self.size.swap(size, Ordering::AcqRel) == size {
+            return;
+        }
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        // A counter at its end is readable all the same.
+        let _ = self.resized.write(1);
+    }
+}
+
 /// Changes the size of a console, from any thread.
 #[derive(Clone, Debug)]
 pub struct ConsoleHandle(Arc<Shared>);
@@ -77,13 +94,7 @@ pub struct ConsoleHandle(Arc<Shared>);
 impl ConsoleHandle {
     /// The console has this size from now on; the driver is told if it runs, and if it is another than before.
     pub fn resize(&self, columns: u16, rows: u16) {
-        let size = u32::from(rows) << 16 | u32::from(columns);
-        if self.0.size.swap(size, Ordering::AcqRel) == size {
-            return;
-        }
-        self.0.generation.fetch_add(1, Ordering::AcqRel);
-        // A counter at its end is readable all the same.
-        let _ = self.0.resized.write(1);
+        self.0.resize(columns, rows);
     }
 }
 
@@ -230,8 +241,12 @@ impl ConsoleWorker {
         self.input.serve(&mut self.reader)?;
         // Not served means that the driver has offered nothing.
         self.gate.set(&self.reader.backend, self.reader.served);
+        let mut backend = lock(&self.reader.backend);
         if !self.reader.served {
-            lock(&self.reader.backend).poll(&mut []);
+            backend.poll(&mut []);
+        }
+        if let Some((columns, rows)) = backend.size() {
+            self.shared.resize(columns, rows);
         }
         Ok(())
     }
