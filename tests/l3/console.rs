@@ -13,15 +13,17 @@ const KERNEL: &str = "/guest/7.2";
 const INITRAMFS: &str = "/guest/console-initramfs";
 const SERIAL: &str = "/tmp/console-serial.log";
 
-/// Says which size the console has, and again when it has another one.
+/// Says which size the console has, and again when it has another one. It stays open all the time: Linux drops what is
+/// typed at the moment of the last close.
 const SIZE: &str = r#"
-size() { stty -F /dev/hvc0 size; }
+exec 3<>/dev/hvc0
+size() { stty size <&3; }
 first=$(size)
-echo TDVMM-GUEST size $first > /dev/hvc0
+echo TDVMM-GUEST size $first >&3
 while test "$(size)" = "$first"; do :; done
-echo TDVMM-GUEST size $(size) > /dev/hvc0
-read typed < /dev/hvc0
-echo TDVMM-GUEST typed $typed > /dev/hvc0
+echo TDVMM-GUEST size $(size) >&3
+read typed <&3
+echo TDVMM-GUEST typed $typed >&3
 "#;
 
 /// The cases of this file.
