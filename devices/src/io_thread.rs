@@ -21,7 +21,7 @@ use crate::virtio::queue::QueueFault;
 
 /// Told on the I/O thread that a worker has given up. Must not block.
 pub trait FaultSink: fmt::Debug + Send + Sync {
-    /// The driver broke the rules; the worker is not called any more.
+    /// The driver broke the rules; the worker is not called any more, and is dropped when this returns.
     fn fault(&self, fault: QueueFault);
 }
 
@@ -178,7 +178,7 @@ struct Entry {
     id: u32,
     worker: Box<dyn Worker>,
     faults: Arc<dyn FaultSink>,
-    /// Those that the thread waits for; none after a fault.
+    /// Those that the thread waits for.
     sources: Vec<RawFd>,
 }
 
@@ -276,14 +276,12 @@ impl Running {
         let Some(entry) = self.workers.get_mut(at) else {
             return;
         };
-        if entry.sources.is_empty() {
-            return;
-        }
         if let Err(fault) = entry.worker.on_event(token) {
-            for fd in entry.sources.drain(..) {
-                remove_source(&self.epoll, fd);
-            }
+            let mut entry = self.workers.swap_remove(at);
+            self.unsubscribe(&mut entry);
             entry.faults.fault(fault);
+            // The worker goes now, not with the reset that may never come: its requests in flight must not bring
+            // back memory that became private and that nobody would give up again.
         }
     }
 
@@ -301,4 +299,55 @@ fn add_source(epoll: &Epoll, fd: RawFd, events: EventSet, data: u64) -> io::Resu
 /// Cannot fail for a descriptor that was added and is open.
 fn remove_source(epoll: &Epoll, fd: RawFd) {
     let _ = epoll.ctl(ControlOperation::Delete, fd, EpollEvent::default());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// Faults at its first event.
+    struct Faulty {
+        kick: Arc<EventFd>,
+    }
+
+    impl Worker for Faulty {
+        fn event_sources(&self) -> Vec<(Token, &dyn AsRawFd)> {
+            vec![(Token(0), &*self.kick)]
+        }
+        fn on_event(&mut self, _: Token) -> Result<(), QueueFault> {
+            Err(QueueFault::RingPrivate)
+        }
+    }
+
+    #[derive(Debug, Default)]
+    struct Count(AtomicU32);
+
+    impl FaultSink for Count {
+        fn fault(&self, _: QueueFault) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn worker_that_faults_is_dropped_without_being_removed_and_may_be_removed_then() {
+        let thread = IoThread::spawn("test", || ()).unwrap();
+        let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
+        let count = Arc::new(Count::default());
+        let worker = Faulty { kick: kick.clone() };
+        let id = thread
+            .handle()
+            .add(Box::new(worker), count.clone())
+            .unwrap();
+        assert_eq!(Arc::strong_count(&kick), 2);
+        kick.write(1).unwrap();
+        let begin = Instant::now();
+        while Arc::strong_count(&kick) > 1 {
+            assert!(begin.elapsed() < Duration::from_secs(10), "still there");
+            std::thread::yield_now();
+        }
+        thread.handle().remove(&id);
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+    }
 }

@@ -360,6 +360,23 @@ fn ring_made_private_faults_at_the_next_batch() {
 }
 
 #[test]
+fn ring_made_private_while_served_is_given_up_when_the_queue_ends() {
+    let driver = driver();
+    let pages = Arc::new(Pages::default());
+    pages.make_private_from(0x2_0000);
+    let view = DmaView::new(Arc::clone(&driver.ram), pages.clone());
+    let open = || Queue::new(&view, &driver.resources(0), FEATURES).unwrap();
+    let (before, mut during) = (open(), open());
+    drop(before);
+    assert_eq!(pages.discarded.load(Ordering::Relaxed), 0);
+    during.begin_batch().unwrap();
+    pages.make_private_from(driver.end() - 1);
+    during.disable_kicks();
+    drop(during);
+    assert!(pages.discarded.load(Ordering::Relaxed) > 0);
+}
+
+#[test]
 fn segment_made_private_during_io_is_discarded_and_faults() {
     let mut driver = driver();
     driver.chain(0, &[(0x4000, 16, false), (0x8000, 512, true)]);

@@ -13,6 +13,7 @@ mod host;
 mod oracle;
 mod serial;
 mod td;
+mod td_block_io;
 mod td_cases;
 mod td_debian;
 mod td_kexec;
@@ -42,6 +43,7 @@ fn main() -> Result<ExitCode> {
         emtdx::cases(),
         disk::cases(),
         td_memory::cases(),
+        td_block_io::cases(),
         td_shim::cases(),
         host::cases(),
         td_cases(),

@@ -125,8 +125,8 @@ fn small_td(
 }
 
 /// The running guest, and how much of its output has been read.
-struct Guest {
-    run: RunId,
+pub struct Guest {
+    pub run: RunId,
     read: usize,
 }
 
@@ -135,20 +135,33 @@ impl Guest {
     fn start(context: &mut Context<'_>, cpus: &str, memory: &str) -> Result<Self> {
         emtdx::hold(context)?;
         witness::take_ended(context.l1)?;
-        let run = context.l1.start(&program(cpus, memory))?;
+        Self::start_as(context, &program(cpus, memory))
+    }
+
+    /// Starts a program whose guest says READY and then does what it is told.
+    pub fn start_as(context: &mut Context<'_>, program: &Program) -> Result<Self> {
+        let run = context.l1.start(program)?;
         context.l1.wait_for(run, "READY\n", context.left())?;
         let read = context.l1.output(run).len();
         Ok(Self { run, read })
     }
 
     /// Gives a command and takes the line that answers it.
-    fn ask(&mut self, context: &mut Context<'_>, command: &str) -> Result<String> {
+    pub fn ask(&mut self, context: &mut Context<'_>, command: &str) -> Result<String> {
         context.l1.input(self.run, command.as_bytes())?;
+        self.answer(context, command)
+    }
+
+    /// Takes the next line of the guest's own.
+    pub fn answer(&mut self, context: &mut Context<'_>, command: &str) -> Result<String> {
         loop {
             let output = context.l1.output(self.run);
             let news = output.get(self.read..).unwrap_or_default();
             if let Some((line, _)) = news.split_once('\n') {
                 self.read += line.len() + 1;
+                if line.starts_with("tdvmm") {
+                    continue;
+                }
                 ensure!(!line.starts_with("FAIL"), "the guest: {line}");
                 return Ok(line.to_owned());
             }
@@ -161,7 +174,7 @@ impl Guest {
     }
 
     /// Has it switch itself off.
-    fn end(self, context: &mut Context<'_>) -> Result<()> {
+    pub fn end(self, context: &mut Context<'_>) -> Result<()> {
         context.l1.input(self.run, b"q")?;
         let end = context.l1.wait_end(self.run, context.left())?;
         ensure!(end.outcome == Outcome::Exited(0), "{:?}", end.outcome);
@@ -236,7 +249,7 @@ fn scan(context: &mut Context<'_>, seed: &str) -> Result<String> {
 // ---- memory held once ------------------------------------------------------------------------------------------
 
 /// What L1 has charged moves by so much without a cause.
-const NOISE_KIB: u64 = 1024;
+pub const NOISE_KIB: u64 = 1024;
 
 /// The guest converts memory to shared and back, writing all of it each time: the host holds it once throughout.
 /// `units` of 16 MiB, `rounds` times in each direction.
@@ -280,7 +293,7 @@ fn memory_held_once(name: &str, tier: Tier, units: u8, rounds: u32) -> Case {
     })
 }
 
-fn expect(line: &str, wanted: &str) -> Result<()> {
+pub fn expect(line: &str, wanted: &str) -> Result<()> {
     ensure!(
         line.trim_end() == wanted,
         "the guest says {line}, not {wanted}"
@@ -290,7 +303,7 @@ fn expect(line: &str, wanted: &str) -> Result<()> {
 
 /// Memory that L1's kernel has charged to somebody: of processes, of files (guest_memfd is one), slabs and page tables.
 /// What is free says less: its CPUs hold back free pages, tens of MiB at times, that it counts nowhere.
-fn charged_kib(context: &mut Context<'_>) -> Result<u64> {
+pub fn charged_kib(context: &mut Context<'_>) -> Result<u64> {
     const FIELDS: [&str; 5] = ["AnonPages", "Cached", "Slab", "PageTables", "SecPageTables"];
     let script = "echo 3 > /proc/sys/vm/drop_caches; echo 1 > /proc/sys/vm/stat_refresh
         /bin/busybox cat /proc/meminfo";

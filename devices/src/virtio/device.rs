@@ -183,8 +183,8 @@ impl StopFlag {
     }
 }
 
-/// The running half of a device. Lives on one I/O thread; dropped by reset, also with requests in
-/// flight, which must have ended when the drop returns.
+/// The running half of a device. Lives on one I/O thread; dropped by reset or after a fault, also with requests
+/// in flight, which must have ended when the drop returns, and what they brought back of private memory must be given up.
 pub trait Worker: Send {
     /// Descriptors to wait on until they are readable. Asked once, when the worker starts.
     fn event_sources(&self) -> Vec<(Token, &dyn AsRawFd)>;
@@ -200,7 +200,7 @@ pub trait Worker: Send {
     ///
     /// # Errors
     ///
-    /// If the driver broke the rules. The worker is not called again then.
+    /// If the driver broke the rules. The worker is dropped then.
     fn on_event(&mut self, token: Token) -> Result<(), QueueFault>;
 }
 

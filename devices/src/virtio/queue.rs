@@ -184,7 +184,8 @@ impl Queue {
         Ok(pending)
     }
 
-    /// Faults if the ring was made private. Called once per batch, and before a batch of completions.
+    /// Faults if the ring was made private, and gives up what was written to it since. Called once per batch,
+    /// before a batch of completions, and after the last write before the worker rests.
     ///
     /// # Errors
     ///
@@ -300,6 +301,13 @@ impl Queue {
         if !self.event_idx {
             self.ring.set_used_flags(USED_F_NO_NOTIFY);
         }
+    }
+}
+
+impl Drop for Queue {
+    /// Whatever ended the queue, what it wrote to a ring that is private by now is given up again.
+    fn drop(&mut self) {
+        let _ = self.check_generation();
     }
 }
 

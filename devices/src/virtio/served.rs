@@ -105,6 +105,8 @@ impl ServedQueue {
                     }
                     Served::Later => {}
                     Served::NotNow => {
+                        // A part of it may have been done.
+                        server.chain().check_after_io()?;
                         self.queue.untake();
                         stuck = true;
                     }
@@ -112,12 +114,10 @@ impl ServedQueue {
             }
             server.end_of_batch(&mut self.queue)?;
             self.publish();
-            if stuck {
-                return Ok(());
-            }
             let queue = &self.queue;
-            if !self.linger.wait(|| queue.has_more()) && !self.queue.enable_kicks() {
-                return Ok(());
+            if stuck || !self.linger.wait(|| queue.has_more()) && !self.queue.enable_kicks() {
+                // The ring may have turned private before the last of this was written to it.
+                return self.queue.check_generation();
             }
         }
         // More is there, and no kick may come for it: come back by way of the event loop.

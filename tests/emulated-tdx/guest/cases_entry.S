@@ -1,78 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * Entry, tables and TDX metadata of the firmware of the TD cases. A vCPU of a TD starts in 32-bit
- * flat protected mode without paging; ESI is its index, RCX the address of the hand-off blocks.
+ * Entry, tables and TDX metadata of the firmware of the TD cases.
  */
 #include "cases.h"
+#include "start.h"
 
 	.text
-	.code32
 	.global	entry
 entry:
-	mov	%cr4, %eax
-	or	$0x20, %eax			/* PAE */
-	mov	%eax, %cr4
-	mov	$pml4, %eax
-	mov	%eax, %cr3
-	mov	%cr0, %eax
-	or	$0x80010001, %eax		/* PG, WP, PE; EFER.LME is set from the start */
-	mov	%eax, %cr0
-	lgdtl	gdt_pointer
+	to_long_mode pml4, gdt_pointer
 	imul	$STACK_SIZE, %esi, %esp
 	add	$(STACKS + STACK_SIZE), %esp
-	pushl	$8
-	pushl	$long_mode
-	lretl
-
-	.code64
-long_mode:
-	mov	$0x10, %eax
-	mov	%eax, %ds
-	mov	%eax, %es
-	mov	%eax, %ss
-	mov	%esp, %esp			/* clears the upper half */
 	mov	%esi, %edi
 	and	$-16, %rsp
 	mov	$case_main, %eax
 	call	*%rax
 
-/* ---- page tables: 0..1 GiB private, 1..2 GiB the same shared, 3..4 GiB private ------------ */
-
 	.section .tables, "aw"
-	.balign	4096
-pml4:	.quad	pdpt + 3
-	.fill	511, 8, 0
-pdpt:	.quad	low + 3, low_shared + 3, 0, high + 3
-	.fill	508, 8, 0
-low:
-	.set	page, 0
-	.rept	512
-	.quad	page + 0x83
-	.set	page, page + 0x200000
-	.endr
-low_shared:
-	.set	page, SHARED_BIT
-	.rept	512
-	.quad	page + 0x83
-	.set	page, page + 0x200000
-	.endr
-high:
-	.set	page, 0xc0000000
-	.rept	512
-	.quad	page + 0x83
-	.set	page, page + 0x200000
-	.endr
-
-/* ---- descriptors -------------------------------------------------------------------------- */
+	page_tables
 
 	.section .data, "aw"
-	.balign	16
-gdt:	.quad	0
-	.quad	0x00af9b000000ffff		/* 64-bit code */
-	.quad	0x00cf93000000ffff		/* data */
-gdt_pointer:
-	.word	. - gdt - 1
-	.long	gdt
+	descriptor_table
 
 /* ---- TDX metadata (TDVF Design Guide): the image, hand-off blocks, stacks ------------------ */
 

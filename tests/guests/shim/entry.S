@@ -2,9 +2,10 @@
 /*
  * From the reset vector to C, the calls to the TDX module and the host, and the loop in which the other vCPUs wait.
  *
- * Every vCPU starts here at once: 32-bit flat protected mode without paging, ESI is its index, ECX the address of the
- * TD HOB. The page tables below map the first 4 GiB to themselves and stay in use until Linux has its own.
+ * Every vCPU starts here at once. The page tables below map the first 4 GiB to themselves and stay in use until Linux
+ * has its own.
  */
+#include "../../emulated-tdx/guest/start.h"
 #include "shim.h"
 
 #define TDCALL		.byte 0x66, 0x0f, 0x01, 0xcc
@@ -23,26 +24,9 @@
 	jmp	entry32
 
 	.text
-	.code32
 	.global	entry32
 entry32:
-	mov	%cr4, %eax
-	or	$0x20, %eax			/* PAE */
-	mov	%eax, %cr4
-	mov	$pml4, %eax
-	mov	%eax, %cr3
-	mov	%cr0, %eax
-	or	$0x80010001, %eax		/* PG, WP, PE; EFER.LME is set from the start */
-	mov	%eax, %cr0
-	lgdtl	gdt_pointer
-	ljmp	$0x10, $entry64
-
-	.code64
-entry64:
-	mov	$0x18, %eax
-	mov	%eax, %ds
-	mov	%eax, %es
-	mov	%eax, %ss
+	to_long_mode pml4, gdt_pointer, 0x10
 	mov	%ecx, %edi			/* clears the upper halves */
 	mov	%esi, %esi
 	cld
@@ -148,7 +132,7 @@ port_write:
 	pop	%r12
 	ret
 
-	/* The boot protocol wants code at 0x10 and data at 0x18, which is how they are since entry64. */
+	/* The boot protocol wants code at 0x10 and data at 0x18, which is how they are since entry32. */
 	.global	enter_linux
 enter_linux:
 	cli

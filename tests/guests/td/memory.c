@@ -12,131 +12,12 @@
  *
  * A token is 64 bytes that both sides make of its seed, a time stamp: the token itself never goes through a port.
  */
-typedef unsigned char u8;
-typedef unsigned int u32;
-typedef unsigned long u64;
+#include "td.h"
 
-#define SHARED_BIT	(1UL << 47)
-#define SHARED_ALIAS	(1UL << 30)
 #define TOKEN_PAGE	(32UL << 20)
 #define TOKEN_WORDS	8
 #define REGION		(64UL << 20)
 #define UNIT		(16UL << 20)
-
-enum { VP_VMCALL = 0, MEM_PAGE_ACCEPT = 6 };
-enum { VMCALL_IO = 30, MAP_GPA = 0x10001 };
-enum { COM1 = 0x3f8, COM1_STATUS = 0x3fd, PM1_CONTROL = 0x604 };
-
-struct vmcall {
-	u64 status, r11, r12, r13, r14, r15;
-};
-
-static void vmcall(struct vmcall *c)
-{
-	register u64 r10 asm("r10") = 0, r11 asm("r11") = c->r11, r12 asm("r12") = c->r12;
-	register u64 r13 asm("r13") = c->r13, r14 asm("r14") = c->r14, r15 asm("r15") = c->r15;
-	u64 leaf = VP_VMCALL, passed = 0xfc00;		/* R10 to R15 */
-
-	asm volatile(".byte 0x66,0x0f,0x01,0xcc"
-		     : "+a"(leaf), "+c"(passed), "+r"(r10), "+r"(r11), "+r"(r12), "+r"(r13),
-		       "+r"(r14), "+r"(r15)
-		     : : "rdx", "r8", "r9", "memory");
-	c->status = r10;
-	c->r11 = r11;
-}
-
-static u64 accept(u64 gpa)
-{
-	u64 leaf = MEM_PAGE_ACCEPT, rcx = gpa;
-
-	asm volatile(".byte 0x66,0x0f,0x01,0xcc"
-		     : "+a"(leaf), "+c"(rcx) : : "rdx", "r8", "r9", "r10", "r11", "memory");
-	return leaf;
-}
-
-static void out(u32 port, u32 size, u32 value)
-{
-	struct vmcall c = { .r11 = VMCALL_IO, .r12 = size, .r13 = 1, .r14 = port, .r15 = value };
-
-	vmcall(&c);
-}
-
-static u8 in(u32 port)
-{
-	struct vmcall c = { .r11 = VMCALL_IO, .r12 = 1, .r13 = 0, .r14 = port };
-
-	vmcall(&c);
-	return c.r11;
-}
-
-static void say(const char *text)
-{
-	while (*text)
-		out(COM1, 1, *text++);
-}
-
-static void say_number(u64 number)
-{
-	for (int shift = 60; shift >= 0; shift -= 4)
-		out(COM1, 1, "0123456789abcdef"[number >> shift & 15]);
-}
-
-static u8 hear(void)
-{
-	while (!(in(COM1_STATUS) & 1))
-		;
-	return in(COM1);
-}
-
-static void stop(void)
-{
-	out(PM1_CONTROL, 2, 1 << 13);
-	for (;;)
-		;
-}
-
-static void must(int good, const char *what)
-{
-	if (good)
-		return;
-	say("FAIL ");
-	say(what);
-	say("\n");
-	stop();
-}
-
-static void map(u64 gpa, u64 size, u64 shared)
-{
-	u64 at = gpa, end = gpa + size;
-
-	while (at < end) {
-		struct vmcall c = { .r11 = MAP_GPA, .r12 = at | shared, .r13 = end - at };
-
-		vmcall(&c);
-		if (c.status == 0)
-			return;
-		must(c.status == 1, "MapGPA");		/* RETRY, from R11 on */
-		at = c.r11 & ~SHARED_BIT;
-	}
-}
-
-static u64 rdtsc(void)
-{
-	u32 a, d;
-
-	asm volatile("rdtsc" : "=a"(a), "=d"(d));
-	return a | (u64)d << 32;
-}
-
-/* splitmix64 */
-static u64 word(u64 seed, u64 number)
-{
-	u64 z = seed + (number + 1) * 0x9e3779b97f4a7c15UL;
-
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9UL;
-	z = (z ^ z >> 27) * 0x94d049bb133111ebUL;
-	return z ^ z >> 31;
-}
 
 static void write_token(volatile u64 *page, const char *how)
 {
@@ -157,7 +38,7 @@ static void accept_and_write(u64 from, u64 size)
 	}
 }
 
-void memory_main(void)
+void td_main(void)
 {
 	int accepted = 0, shared = 0;
 	u64 size = 0;

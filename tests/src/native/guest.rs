@@ -14,12 +14,9 @@ pub fn compiler() -> OsString {
     std::env::var_os("CC").unwrap_or_else(|| "cc".into())
 }
 
-/// Builds `tests/guests/td/NAME.S` and `NAME.c` by `NAME.ld` into a firmware image in `folder`.
+/// Builds `tests/guests/td/NAME.c` with the entry and the layout that are beside it into a firmware image in `folder`.
 pub fn build_td_image(name: &str, folder: &Path) -> Result<PathBuf> {
-    let source = |kind: &str| {
-        let sources = workspace().join("tests/guests/td");
-        sources.join(name).with_extension(kind)
-    };
+    let sources = workspace().join("tests/guests/td");
     let image = folder.join(name).with_extension("fd");
     let result = Command::new(compiler())
         .args(["-ffreestanding", "-nostdlib", "-static", "-no-pie", "-O1"])
@@ -28,9 +25,13 @@ pub fn build_td_image(name: &str, folder: &Path) -> Result<PathBuf> {
         .args(["-mno-red-zone", "-mcmodel=large", "-Wall", "-Werror"])
         .args(["-Wl,--build-id=none,--no-warn-rwx-segments,--oformat=binary"])
         .arg("-T")
-        .arg(source("ld"))
+        .arg(sources.join("image.ld"))
         .arg("-o")
-        .args([&image, &source("S"), &source("c")])
+        .arg(&image)
+        .args([
+            sources.join("entry.S"),
+            sources.join(name).with_extension("c"),
+        ])
         .output()
         .context("cannot run the C compiler")?;
     ensure!(

@@ -1,6 +1,7 @@
 //! The worker against a backend that fails, and the structures that the driver reads.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -8,7 +9,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::slot::{Slot, Wait, Work};
 use super::*;
-use crate::dma::DmaView;
+use crate::dma::{DmaView, PageState};
 use crate::io_thread::{FaultSink, IoThread};
 use crate::virtio::RingAddresses;
 use crate::virtio::device::{Interrupt, Source, StopFlag, Token};
@@ -28,6 +29,8 @@ struct Failing {
     at_once: usize,
     allocate_errno: i32,
     zeroed: AtomicU32,
+    /// What the first transfer does to the guest's memory.
+    turning: Option<Arc<Turning>>,
     /// What each transfer takes, and how many there were.
     slow: Duration,
     transfers: AtomicU32,
@@ -58,6 +61,9 @@ impl Backend for Failing {
     fn transfer(&self, slot: &Slot, _: Wait) -> io::Result<usize> {
         self.transfers.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(self.slow);
+        if let Some(turning) = &self.turning {
+            turning.turn();
+        }
         if self.transfer_errno != 0 {
             return Err(errno(self.transfer_errno));
         }
@@ -123,13 +129,60 @@ struct Bench {
     asked: u16,
 }
 
+/// A part of memory that turns private, and has the worker stopped, if that is asked for.
+#[derive(Debug)]
+struct Turning {
+    part: Range<u64>,
+    stop: Option<StopFlag>,
+    turned: AtomicU32,
+    /// Address and length of each.
+    discarded: Mutex<Vec<(u64, u64)>>,
+}
+
+impl Turning {
+    fn new(part: Range<u64>, stop: Option<StopFlag>) -> Arc<Self> {
+        Arc::new(Turning {
+            part,
+            stop,
+            turned: AtomicU32::new(0),
+            discarded: Mutex::default(),
+        })
+    }
+
+    fn turn(&self) {
+        self.turned.store(1, Ordering::Release);
+        self.stop.iter().for_each(StopFlag::raise);
+    }
+
+    fn discarded(&self) -> Vec<(u64, u64)> {
+        self.discarded.lock().unwrap().clone()
+    }
+}
+
+impl PageState for Turning {
+    fn is_shared(&self, range: Range<u64>) -> bool {
+        self.generation() == 0 || range.end <= self.part.start || range.start >= self.part.end
+    }
+    fn generation(&self) -> u64 {
+        self.turned.load(Ordering::Acquire).into()
+    }
+    fn discard_private(&self, range: Range<u64>) {
+        let part = (range.start, range.end - range.start);
+        self.discarded.lock().unwrap().push(part);
+    }
+}
+
 impl Bench {
     fn new(backend: Failing, features: u64) -> Self {
         let backend = Arc::new(backend);
         let mut block = Block::over(backend.clone(), false, &BlockOptions::default());
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
         let ram = Arc::new(ram);
-        let (worker, kick) = Self::activate(&mut block, &ram, features);
+        let view = match &backend.turning {
+            Some(turning) => DmaView::new(ram.clone(), turning.clone()),
+            None => DmaView::all_shared(ram.clone()),
+        };
+        let (worker, kick) = Self::activate(&mut block, view, features);
         Bench {
             ram,
             worker,
@@ -141,7 +194,7 @@ impl Bench {
 
     fn activate(
         block: &mut Block,
-        ram: &Arc<GuestMemoryMmap>,
+        memory: DmaView,
         features: u64,
     ) -> (Box<dyn Worker>, Arc<EventFd>) {
         let kick = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
@@ -156,7 +209,7 @@ impl Bench {
             kick: kick.clone(),
         };
         let with = Activation {
-            memory: DmaView::all_shared(ram.clone()),
+            memory,
             interrupt: Arc::new(Deaf),
             features,
             queues: vec![queue],
@@ -217,7 +270,8 @@ fn flush_after_a_failed_one_never_claims_success_not_even_after_reset() {
     for _ in 0..2 {
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
         let ram = Arc::new(ram);
-        let (worker, kick) = Bench::activate(&mut block, &ram, F_FLUSH);
+        let view = DmaView::all_shared(ram.clone());
+        let (worker, kick) = Bench::activate(&mut block, view, F_FLUSH);
         let mut bench = Bench {
             ram,
             worker,
@@ -373,6 +427,77 @@ fn discard_of_a_worker_that_is_to_stop_is_left_where_it_is() {
     bench.offer(11, 0, Some((16, false)));
     bench.worker.on_event(Token(0)).unwrap();
     assert_eq!(bench.used(), 1);
+}
+
+/// A read of 512 bytes during which memory turns private; how the event ends, and what was given up.
+fn read_amid_conversion(turning: &Arc<Turning>) -> (Result<(), QueueFault>, Vec<(u64, u64)>) {
+    let mut backend = good();
+    backend.at_once = 256;
+    backend.turning = Some(turning.clone());
+    let mut bench = Bench::new(backend, F_FLUSH);
+    bench
+        .worker
+        .set_stop(turning.stop.clone().unwrap_or_default());
+    bench.offer(0, 0, Some((512, true)));
+    let result = bench.worker.on_event(Token(0));
+    (result, turning.discarded())
+}
+
+#[test]
+fn data_that_turn_private_during_a_read_are_given_up_answered_or_not() {
+    const LEN: u64 = 512;
+    let fault = QueueFault::Memory {
+        addr: DATA,
+        len: LEN,
+    };
+    for stop in [None, Some(StopFlag::default())] {
+        let turning = Turning::new(DATA..DATA + 0x1000, stop);
+        let (result, discarded) = read_amid_conversion(&turning);
+        assert_eq!((result, discarded), (Err(fault), vec![(DATA, LEN)]));
+    }
+}
+
+#[test]
+fn ring_that_turns_private_during_the_last_request_is_given_up_without_another_kick() {
+    let turning = Turning::new(RING..RING + 0x1000, None);
+    let (result, discarded) = read_amid_conversion(&turning);
+    assert_eq!(result, Err(QueueFault::RingPrivate));
+    assert!(discarded.iter().any(|(start, _)| *start == RING + 0x200));
+}
+
+#[test]
+fn requests_that_io_uring_has_when_the_worker_is_dropped_give_up_what_turned_private() {
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(1 << 20).unwrap();
+    let disk = DiskOptions {
+        path: image.path().to_owned(),
+        read_only: false,
+        direct: false,
+        format: ImageFormat::Raw,
+        backing_files: false,
+    };
+    let turning = Turning::new(DATA..DATA + 0x1000, None);
+    let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
+    let ram = Arc::new(ram);
+    let mut block = Block::open(&disk, &BlockOptions::default()).unwrap();
+    let counters = block.counters();
+    let view = DmaView::new(ram.clone(), turning.clone());
+    let (worker, kick) = Bench::activate(&mut block, view, 0);
+    let mut bench = Bench {
+        ram,
+        worker,
+        kick,
+        backend: Arc::new(good()),
+        asked: 0,
+    };
+    // A driver that cannot flush: the write has to last, so io_uring gets it.
+    bench.offer(1, 0, Some((4096, false)));
+    bench.worker.on_event(Token(0)).unwrap();
+    assert_eq!(counters.submitted.load(Ordering::Relaxed), 1);
+    turning.turn();
+    assert_eq!(turning.discarded(), []);
+    drop(bench.worker);
+    assert_eq!(turning.discarded(), [(DATA, 4096)]);
 }
 
 #[test]

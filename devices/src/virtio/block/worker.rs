@@ -95,9 +95,9 @@ impl BlockWorker {
         self.served.queue.check_generation()?;
         while let Some((slot, result)) = server.uring.as_mut().and_then(Uring::reap) {
             if let Some((slot, status)) = server.go_on(slot, result) {
-                let written = server.answer(&slot, status)?;
+                let written = server.answer(&slot, status);
                 slot.chain().check_after_io()?;
-                self.served.queue.add_used(slot.chain().head(), written);
+                self.served.queue.add_used(slot.chain().head(), written?);
                 server.spare.push(slot);
             }
         }
@@ -138,7 +138,7 @@ impl Worker for BlockWorker {
             _ => {}
         }
         if self.server.waiting {
-            return Ok(());
+            return self.served.queue.check_generation();
         }
         self.server.budget = Budget::new();
         self.served.serve(&mut self.server)?;
@@ -349,7 +349,7 @@ impl BlockServer {
                 match error.raw_os_error() == Some(libc::EINVAL) && self.shared.backend.is_direct()
                 {
                     // Not aligned in memory: by way of the page cache.
-                    true => finish(&self.shared, &mut slot, &self.stop)?,
+                    true => return self.finish_flight(slot),
                     false => report("transfer", &error),
                 }
             }
@@ -362,14 +362,24 @@ impl BlockServer {
         Some((slot, status))
     }
 
-    fn fly_again(&mut self, mut slot: Box<Slot>) -> Option<(Box<Slot>, Status)> {
+    fn fly_again(&mut self, slot: Box<Slot>) -> Option<(Box<Slot>, Status)> {
         let Some(uring) = &mut self.uring else {
-            let status = finish(&self.shared, &mut slot, &self.stop)?;
-            return Some((slot, status));
+            return self.finish_flight(slot);
         };
-        let mut slot = uring.push(slot).err()?;
-        let status = finish(&self.shared, &mut slot, &self.stop)?;
-        Some((slot, status))
+        let slot = uring.push(slot).err()?;
+        self.finish_flight(slot)
+    }
+
+    /// Does all that is left of a request that has flown, waiting for the disk.
+    fn finish_flight(&self, mut slot: Box<Slot>) -> Option<(Box<Slot>, Status)> {
+        match finish(&self.shared, &mut slot, &self.stop) {
+            Some(status) => Some((slot, status)),
+            None => {
+                // It is not answered, but some of it was done; the worker is about to be dropped.
+                let _ = slot.chain().check_after_io();
+                None
+            }
+        }
     }
 
     fn submit(&mut self) {
