@@ -18,7 +18,8 @@ use vm_memory::{
     Address, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
 };
 
-/// Says which pages of the guest are shared with the host. Called from any device thread; never blocks.
+/// Says which pages of the guest are shared with the host. Called from any device thread; only
+/// [`PageState::discard_private`] may wait, for a conversion of the same 2 MiB.
 pub trait PageState: Debug + Send + Sync {
     /// Whether every byte of `range` (guest physical, half-open) is shared.
     fn is_shared(&self, range: Range<u64>) -> bool;

@@ -279,6 +279,7 @@ impl Running {
         if let Err(fault) = entry.worker.on_event(token) {
             let mut entry = self.workers.swap_remove(at);
             self.unsubscribe(&mut entry);
+            // The driver is told first, as a slow disk may hold up what follows.
             entry.faults.fault(fault);
             // The worker goes now, not with the reset that may never come: its requests in flight must not bring
             // back memory that became private and that nobody would give up again.

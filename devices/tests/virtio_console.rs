@@ -123,9 +123,9 @@ fn new_size_is_told_by_a_configuration_interrupt() {
 }
 
 /// A backend of 100 columns and 40 rows that cannot tell when they change.
-struct Sized(Stream<UnixStream>);
+struct WithSize(Stream<UnixStream>);
 
-impl ConsoleBackend for Sized {
+impl ConsoleBackend for WithSize {
     fn write(&mut self, bytes: &[u8]) {
         self.0.write(bytes);
     }
@@ -146,7 +146,7 @@ impl ConsoleBackend for Sized {
 #[test]
 fn size_of_a_backend_that_cannot_tell_is_looked_at_with_its_input() {
     let (mut host, stream) = pair();
-    let mut guest = Guest::new(Box::new(Sized(stream)));
+    let mut guest = Guest::new(Box::new(WithSize(stream)));
     assert_eq!(guest.card.read_device(0), [80, 0, 25, 0]);
     guest.offer_input(4);
     host.write_all(b"a").unwrap();

@@ -17,7 +17,8 @@ use super::td_memory::{Guest, NOISE_KIB, charged_kib, expect};
 
 /// The image of the guest in L1.
 const IMAGE: &str = "/tdx/block_io.fd";
-/// The disks, all of their blocks in memory, and how they are served: by way of the page cache, and past it.
+/// The disks, and how they are served: at once from the page cache, and by io_uring. L1 has both in memory, so no
+/// device of the host writes to the guest's pages by itself.
 const DISKS: [(&str, &str); 2] = [
     ("/tmp/block-io-0.img", "direct=off"),
     ("/tmp/block-io-1.img", "direct=on"),
@@ -75,7 +76,8 @@ fn start(context: &mut Context<'_>) -> Result<Guest> {
         .args(["--memory", "size=128M", "--serial", "tty"]);
     for (path, how) in DISKS {
         let script = format!("/bin/busybox dd if=/dev/zero of={path} bs=1M count=8 2>/dev/null");
-        context.l1.run(&Program::script(&script), context.left())?;
+        let (end, text) = context.l1.run(&Program::script(&script), context.left())?;
+        ensure!(end.outcome.code() == Some(0), "{script}: {text}");
         program = program.args(["--disk", &format!("path={path},{how}")]);
     }
     let mut guest = Guest::start_as(context, &program)?;
@@ -176,12 +178,7 @@ impl Counts {
     }
 
     fn check(self, orders: u64) -> Result<()> {
-        let kinds = 7;
         ensure!(self.rounds == orders * 64, "not all rounds were run");
-        ensure!(
-            self.reset >= self.rounds / kinds && self.ring >= self.rounds / kinds,
-            "a kind of round was left out"
-        );
         // Else there was nothing to be seen.
         ensure!(
             self.faulted >= self.rounds / 16,

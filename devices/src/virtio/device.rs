@@ -183,8 +183,8 @@ impl StopFlag {
     }
 }
 
-/// The running half of a device. Lives on one I/O thread; dropped by reset or after a fault, also with requests
-/// in flight, which must have ended when the drop returns, and what they brought back of private memory must be given up.
+/// The running half of a device. Lives on one I/O thread. Dropped by reset or after a fault, also with requests in
+/// flight: when the drop returns they have ended, and what they brought back of private memory is given up.
 pub trait Worker: Send {
     /// Descriptors to wait on until they are readable. Asked once, when the worker starts.
     fn event_sources(&self) -> Vec<(Token, &dyn AsRawFd)>;

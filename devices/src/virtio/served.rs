@@ -105,7 +105,7 @@ impl ServedQueue {
                     }
                     Served::Later => {}
                     Served::NotNow => {
-                        // A part of it may have been done.
+                        // A part of it may have been done, also where the worker is only being stopped.
                         server.chain().check_after_io()?;
                         self.queue.untake();
                         stuck = true;
@@ -115,7 +115,9 @@ impl ServedQueue {
             server.end_of_batch(&mut self.queue)?;
             self.publish();
             let queue = &self.queue;
-            if stuck || !self.linger.wait(|| queue.has_more()) && !self.queue.enable_kicks() {
+            let rests =
+                stuck || !(self.linger.wait(|| queue.has_more()) || self.queue.enable_kicks());
+            if rests {
                 // The ring may have turned private before the last of this was written to it.
                 return self.queue.check_generation();
             }

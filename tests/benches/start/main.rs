@@ -7,7 +7,8 @@
 //!
 //! One vCPU, 128 MiB, a guest that writes a serial byte and switches itself off; the release build with its
 //! usual wiring, serial port on standard output. The floor program (`floor.rs`) makes the KVM calls that
-//! such a guest needs and none else. Runs of both alternate, so that the machine's other work meets both alike.
+//! such a guest needs and none else. All run in turns, in changing order, so that the machine's other work meets
+//! them alike (evenly where N is a multiple of six).
 #![expect(clippy::print_stdout, reason = "prints its figures")]
 #![expect(clippy::print_stderr, reason = "says which limit is broken")]
 

@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tdvmm_arch::addr::LARGE_PAGE_SIZE;
+use tdvmm_arch::addr::{LARGE_PAGE_SIZE, PAGE_SIZE};
 use tdvmm_arch::{Gpa, GpaRange};
 use tdvmm_devices::dma::PageState;
 use tdvmm_devices::guest_warn;
@@ -96,22 +96,25 @@ impl<B: Backings> TdMemory<B> {
         if to == Visibility::Private && !self.is_memory(range) {
             return MapGpaStatus::Invalid;
         }
-        for memory in &self.ranges {
-            let start = range.start().max(memory.start());
-            let end = range.end().min(memory.end());
-            let mut at = start;
-            while at < end {
-                let next = Gpa((at.0 | (LARGE_PAGE_SIZE - 1)).saturating_add(1)).min(end);
-                let Some(block) = GpaRange::new(at, next) else {
-                    break;
-                };
-                if let Err(error) = self.convert_block(block, to) {
-                    return self.failed(block, to, &error);
-                }
-                at = next;
+        for block in self.blocks(range) {
+            if let Err(error) = self.convert_block(block, to) {
+                return self.failed(block, to, &error);
             }
         }
         MapGpaStatus::Done
+    }
+
+    /// The memory in `range`, cut where blocks of 2 MiB meet.
+    fn blocks(&self, range: GpaRange) -> impl Iterator<Item = GpaRange> {
+        self.ranges.iter().flat_map(move |memory| {
+            let end = range.end().min(memory.end());
+            let cut = move |start: Gpa| {
+                let next = Gpa((start.0 | (LARGE_PAGE_SIZE - 1)).saturating_add(1));
+                GpaRange::new(start, next.min(end)).filter(|block| !block.is_empty())
+            };
+            let first = cut(range.start().max(memory.start()));
+            std::iter::successors(first, move |block| cut(block.end()))
+        })
     }
 
     /// Whether all of `range` is memory.
@@ -195,6 +198,23 @@ impl<B: Backings> TdMemory<B> {
         }
     }
 
+    /// The pages of `block` that are private, in runs as long as they come.
+    fn private_runs(&self, block: GpaRange) -> impl Iterator<Item = GpaRange> {
+        let mut at = block.start().0;
+        let end = block.end().0;
+        let is_shared = |page: u64| self.bits.is_shared(page..page + PAGE_SIZE);
+        std::iter::from_fn(move || {
+            while at < end && is_shared(at) {
+                at += PAGE_SIZE;
+            }
+            let start = at;
+            while at < end && !is_shared(at) {
+                at += PAGE_SIZE;
+            }
+            GpaRange::new(Gpa(start), Gpa(at)).filter(|run| !run.is_empty())
+        })
+    }
+
     fn failed(&self, block: GpaRange, to: Visibility, error: &io::Error) -> MapGpaStatus {
         match error.raw_os_error() {
             Some(libc::EINTR | libc::EAGAIN | libc::EBUSY) => MapGpaStatus::Retry,
@@ -215,21 +235,20 @@ impl<B: Backings> PageState for TdMemory<B> {
         self.bits.generation()
     }
 
+    /// A chain of a hostile driver names gigabytes, the same ones again and again: hence one call for each run of private
+    /// pages of a block, and not for each page.
     fn discard_private(&self, range: Range<u64>) {
-        use tdvmm_arch::addr::PAGE_SIZE;
-        let mut page = range.start & !(PAGE_SIZE - 1);
-        while page < range.end {
-            let Some(one) = GpaRange::from_len(Gpa(page), PAGE_SIZE) else {
-                return;
-            };
-            if self.is_memory(one) {
-                // In turn with conversions, so that a page that has just become shared is not emptied.
-                let _turn = self.take_turn(one.start());
-                if !self.bits.is_shared(one.start().0..one.end().0) {
-                    let _ = self.backings.discard(one, Visibility::Shared);
-                }
+        let start = Gpa(range.start & !(PAGE_SIZE - 1));
+        let end = range.end.checked_next_multiple_of(PAGE_SIZE).map(Gpa);
+        let Some(pages) = end.and_then(|end| GpaRange::new(start, end)) else {
+            return;
+        };
+        for block in self.blocks(pages) {
+            // In turn with conversions, so that a page that has just become shared is not emptied.
+            let _turn = self.take_turn(block.start());
+            for run in self.private_runs(block) {
+                let _ = self.backings.discard(run, Visibility::Shared);
             }
-            page += PAGE_SIZE;
         }
     }
 }

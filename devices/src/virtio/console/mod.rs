@@ -55,8 +55,8 @@ pub trait ConsoleBackend: Send {
     fn poll(&mut self, _space: &mut [u8]) -> usize {
         0
     }
-    /// Columns and rows, where the backend has a size but no way to tell when it changes: asked after each
-    /// [`ConsoleBackend::poll`].
+    /// Columns and rows, where the backend has a size but no way to tell when it changes: asked whenever there was
+    /// input, or room for it.
     fn size(&self) -> Option<(u16, u16)> {
         None
     }

@@ -232,3 +232,17 @@ fn late_write_into_a_private_page_is_given_back_and_a_shared_page_is_left() {
     let gone = [pages(0, 1), pages(2, 1)].map(|page| Call::Discard(page, Visibility::Shared));
     assert_eq!(recorder.take(), gone);
 }
+
+#[test]
+fn late_write_into_many_private_pages_is_given_back_by_few_calls() {
+    let recorder = Recorder::default();
+    let memory = TdMemory::new(vec![RAM], &recorder);
+    memory.discard_private(0..RAM.end().0);
+    let gone =
+        [0, 512, 1024, 1536].map(|first| Call::Discard(pages(first, 512), Visibility::Shared));
+    assert_eq!(recorder.take(), gone);
+    // What is no memory is left alone, whatever addresses a driver makes up.
+    memory.discard_private(RAM.end().0..u64::MAX);
+    memory.discard_private(u64::MAX - 1..u64::MAX);
+    assert_eq!(recorder.take(), []);
+}
