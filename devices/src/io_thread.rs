@@ -34,8 +34,9 @@ pub struct WorkerId {
 
 /// Events that are taken from the kernel at once.
 const EVENTS: usize = 32;
-/// The thread's own event source; workers count from 1.
-const WAKE: u64 = 0;
+/// The thread's own event source. A worker's has its number in the upper half, which a driver that resets often enough
+/// brings to any value, and a token in the lower, which is small.
+const WAKE: u64 = u64::MAX;
 
 enum Command {
     Add {

@@ -169,14 +169,12 @@ impl<'a> Machine<'a> {
         let initramfs = self.log_folder.join("initramfs.cpio");
         fs::write(&initramfs, self.initramfs(emulated)?)
             .with_context(|| format!("cannot write {}", initramfs.display()))?;
-        let result = self
-            .start(emulated, "console.log", &initramfs)
-            .or_else(|error| {
-                crate::say(&format!(
-                    "NOTE: L1 did not come up ({error:#}); starting it once more"
-                ));
-                self.start(emulated, "console-2.log", &initramfs)
-            });
+        let result = self.start(emulated, &initramfs).or_else(|error| {
+            crate::say(&format!(
+                "NOTE: L1 did not come up ({error:#}); starting it once more"
+            ));
+            self.start(emulated, &initramfs)
+        });
         // QEMU has read it by the time that the agent speaks.
         let _ = fs::remove_file(&initramfs);
         result.map(|l1| l1.holding(lock))
@@ -189,7 +187,7 @@ impl<'a> Machine<'a> {
         let _ = fs::remove_dir_all(&root);
         fs::create_dir_all(&root)?;
         self.archive.unpack(&root)?;
-        let console = self.log_folder.join("console.log");
+        let console = self.new_console();
         let errors = File::create(&console)?;
         let mut command = Command::new("unshare");
         command
@@ -204,8 +202,18 @@ impl<'a> Machine<'a> {
         Ok(L1::launch(command, console)?.marked_on_host())
     }
 
-    fn start(&self, emulated: &Emulated, console: &str, initramfs: &Path) -> Result<L1> {
-        let console = self.log_folder.join(console);
+    /// Where the next L1's console goes. Those before it are kept: one that crashed says why in its own.
+    fn new_console(&self) -> PathBuf {
+        let name = |number: u32| self.log_folder.join(format!("console-{number}.log"));
+        let mut number = 1;
+        while name(number).exists() {
+            number += 1;
+        }
+        name(number)
+    }
+
+    fn start(&self, emulated: &Emulated, initramfs: &Path) -> Result<L1> {
+        let console = self.new_console();
         let mut command = emulated.qemu.command();
         command
             .args([
