@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use tdvmm_devices::virtio::console::{
@@ -122,37 +123,46 @@ fn new_size_is_told_by_a_configuration_interrupt() {
     assert_eq!(vectors.count(0), 2);
 }
 
-/// A backend of 100 columns and 40 rows that cannot tell when they change.
-struct WithSize(Stream<UnixStream>);
+/// A backend that has a size and cannot tell when it changes.
+struct WithSize {
+    stream: Stream<UnixStream>,
+    columns: Arc<AtomicU16>,
+}
 
 impl ConsoleBackend for WithSize {
     fn write(&mut self, bytes: &[u8]) {
-        self.0.write(bytes);
+        self.stream.write(bytes);
     }
 
     fn source(&self) -> Option<&dyn AsRawFd> {
-        self.0.source()
+        self.stream.source()
     }
 
     fn poll(&mut self, space: &mut [u8]) -> usize {
-        self.0.poll(space)
+        self.stream.poll(space)
     }
 
     fn size(&self) -> Option<(u16, u16)> {
-        Some((100, 40))
+        Some((self.columns.load(Ordering::SeqCst), 25))
     }
 }
 
 #[test]
 fn size_of_a_backend_that_cannot_tell_is_looked_at_with_its_input() {
     let (mut host, stream) = pair();
-    let mut guest = Guest::new(Box::new(WithSize(stream)));
+    // As many as a console has from the beginning: a look at the backend before there is input tells the driver nothing.
+    let columns = Arc::new(AtomicU16::new(80));
+    let mut guest = Guest::new(Box::new(WithSize {
+        stream,
+        columns: Arc::clone(&columns),
+    }));
     assert_eq!(guest.card.read_device(0), [80, 0, 25, 0]);
     guest.offer_input(4);
+    columns.store(100, Ordering::SeqCst);
     host.write_all(b"a").unwrap();
     assert_eq!(guest.hear(), b"a");
     guest.card.vectors.wait_for(0, 1);
-    assert_eq!(guest.card.read_device(0), [100, 0, 40, 0]);
+    assert_eq!(guest.card.read_device(0), [100, 0, 25, 0]);
 }
 
 #[test]
