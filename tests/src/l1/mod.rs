@@ -28,11 +28,15 @@
 pub mod agent;
 mod kmsg;
 mod machine;
+mod program;
 pub mod protocol;
+mod run;
 mod session;
 pub mod without_fsync;
 
 pub use kmsg::troubles;
 pub use machine::Machine;
+pub use program::Program;
 pub use protocol::Outcome;
-pub use session::{Ended, L1, Program, RunId};
+pub use run::{Ended, RunId};
+pub use session::L1;

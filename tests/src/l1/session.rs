@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::kmsg;
-use super::protocol::{Answer, Event, Outcome, Request, Streams, receive, send};
+use super::program::Program;
+use super::protocol::{Answer, Event, Request, receive, send};
+use super::run::{Ended, Run, RunId};
 
 /// An L1 that says nothing for so long did not come up (typical: 4 to 8 s).
 const UP_WAIT: Duration = Duration::from_secs(120);
@@ -20,38 +22,6 @@ const UP_WAIT: Duration = Duration::from_secs(120);
 const ANSWER_WAIT: Duration = Duration::from_secs(60);
 /// How long L1 may take to power off.
 const OFF_WAIT: Duration = Duration::from_secs(15);
-
-/// A program to run in L1.
-#[derive(Clone, Debug)]
-pub struct Program {
-    path: String,
-    args: Vec<String>,
-    env: Vec<(String, String)>,
-    streams: Streams,
-}
-
-/// One run of a program, or one connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RunId(u32);
-
-/// How a run ended.
-#[derive(Clone, Copy, Debug)]
-pub struct Ended {
-    /// Exit code or signal.
-    pub outcome: Outcome,
-    /// Since its start, in L1's time.
-    pub after: Duration,
-}
-
-#[derive(Debug, Default)]
-struct Run {
-    name: String,
-    arguments: String,
-    output: Vec<u8>,
-    /// Length of the output before a piece, and when that piece came.
-    times: Vec<(usize, Duration)>,
-    ended: Option<Ended>,
-}
 
 /// A running L1. Dropping it ends QEMU.
 #[derive(Debug)]
@@ -70,52 +40,6 @@ pub struct L1 {
     pub boot_time: Duration,
     /// CPUs of L1.
     pub cpus: u32,
-}
-
-impl Program {
-    /// A program by its path in L1.
-    pub fn new(path: &str) -> Self {
-        Self {
-            path: path.to_owned(),
-            args: vec![],
-            env: vec![],
-            streams: Streams::Pipes,
-        }
-    }
-
-    /// Adds arguments.
-    #[must_use]
-    pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
-        self.args.extend(args.into_iter().map(Into::into));
-        self
-    }
-
-    /// Sets a variable of its environment.
-    #[must_use]
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.env.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// The program and its arguments, for a shell that runs it.
-    pub fn words(&self) -> Vec<String> {
-        std::iter::once(&self.path)
-            .chain(&self.args)
-            .cloned()
-            .collect()
-    }
-
-    /// Gives it a pseudo terminal instead of pipes.
-    #[must_use]
-    pub fn on_terminal(mut self) -> Self {
-        self.streams = Streams::Terminal;
-        self
-    }
-
-    /// A shell script.
-    pub fn script(text: &str) -> Self {
-        Self::new("/bin/busybox").args(["sh", "-c", text])
-    }
 }
 
 impl L1 {
@@ -262,8 +186,8 @@ impl L1 {
         let what = format!("`{text}` in the output of {}", self.name(run));
         self.wait_until(&what, wait, |l1| {
             let run = l1.runs.get(&run).context("no such run")?;
-            if let Some(at) = find(&run.output, text.as_bytes()) {
-                return Ok(Some(time_of(run, at)));
+            if let Some(time) = run.said(text) {
+                return Ok(Some(time));
             }
             match run.ended {
                 Some(end) => bail!("{} ended ({:?}) before `{text}`", run.name, end.outcome),
@@ -311,19 +235,7 @@ impl L1 {
 
     /// What ran since the last [`Self::end_all`], with all output and how it ended.
     pub fn transcript(&self) -> String {
-        let mut text = String::new();
-        for run in self.runs.values() {
-            let end = run.ended.map_or_else(
-                || "still running".to_owned(),
-                |e| format!("{:?} after {:.3} s", e.outcome, e.after.as_secs_f64()),
-            );
-            let output = String::from_utf8_lossy(&run.output);
-            text.push_str(&format!(
-                "=== {} {}: {end}\n{output}\n",
-                run.name, run.arguments
-            ));
-        }
-        text
+        self.runs.values().map(Run::to_string).collect()
     }
 
     /// Ends all programs that still run, with SIGKILL, and forgets all runs.
@@ -399,17 +311,8 @@ impl L1 {
     }
 
     fn new_run(&mut self, name: &str, arguments: &str) -> RunId {
-        // Never used twice, also after `end_all`: late events must not meet a new run.
-        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
-        let id = RunId(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
-        self.runs.insert(
-            id,
-            Run {
-                name: name.to_owned(),
-                arguments: arguments.to_owned(),
-                ..Run::default()
-            },
-        );
+        let id = RunId::next();
+        self.runs.insert(id, Run::new(name, arguments));
         id
     }
 
@@ -457,9 +360,7 @@ impl L1 {
         match event {
             Event::Output { run, micros, data } => {
                 if let Some(run) = self.runs.get_mut(&RunId(run)) {
-                    run.times
-                        .push((run.output.len(), Duration::from_micros(micros)));
-                    run.output.extend_from_slice(&data);
+                    run.hear(Duration::from_micros(micros), &data);
                 }
             }
             Event::Ended {
@@ -515,38 +416,4 @@ fn read_events(mut from: ChildStdout) -> Receiver<Event> {
         }
     });
     events
-}
-
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack
-        .windows(needle.len().max(1))
-        .position(|w| w == needle)
-}
-
-/// When the byte at `at` came.
-fn time_of(run: &Run, at: usize) -> Duration {
-    let piece = run.times.partition_point(|(begin, _)| *begin <= at);
-    run.times
-        .get(piece.saturating_sub(1))
-        .map_or(Duration::ZERO, |(_, time)| *time)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn time_of_a_text_is_that_of_the_piece_it_begins_in() {
-        let times = vec![(0, Duration::from_secs(1)), (4, Duration::from_secs(2))];
-        let run = Run {
-            output: b"abcdefgh".to_vec(),
-            times,
-            ..Run::default()
-        };
-        let at = |text: &[u8]| find(&run.output, text).map(|at| time_of(&run, at));
-        assert_eq!(at(b"abc"), Some(Duration::from_secs(1)));
-        assert_eq!(at(b"de"), Some(Duration::from_secs(1)));
-        assert_eq!(at(b"ef"), Some(Duration::from_secs(2)));
-        assert_eq!(at(b"x"), None);
-    }
 }
