@@ -10,7 +10,9 @@ mod emtdx;
 mod endings;
 mod guests;
 mod host;
+mod leftovers;
 mod oracle;
+mod qemu_td;
 mod serial;
 mod td;
 mod td_block_io;
@@ -22,6 +24,8 @@ mod td_memory;
 mod td_secure_boot;
 mod td_shapes;
 mod td_shim;
+mod td_time;
+mod tdx_abi;
 
 use std::process::ExitCode;
 
@@ -40,9 +44,11 @@ fn main() -> Result<ExitCode> {
         serial::cases(),
         console::cases(),
         oracle::cases(),
-        emtdx::cases(),
+        tdx_abi::cases(),
+        qemu_td::cases(),
         disk::cases(),
         td_memory::cases(),
+        td_time::cases(),
         td_block_io::cases(),
         td_shim::cases(),
         host::cases(),

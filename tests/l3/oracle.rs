@@ -23,7 +23,8 @@ fn qemu_boots() -> Case {
     };
     Case {
         name: "qemu-boot-2cpu".to_owned(),
-        tier: Tier::Representative,
+        // `boot-time-against-qemu` has QEMU boot the same.
+        tier: Tier::Full,
         machine: &PLAIN,
         prepare: |machine| {
             machine.add_kernel("7.2", "/guest/7.2")?;

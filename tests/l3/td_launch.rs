@@ -6,7 +6,8 @@ use tdvmm_tests::fixture::witness;
 use tdvmm_tests::harness::{Case, Context};
 use tdvmm_tests::l1::{Outcome, Program, RunId};
 
-use super::emtdx::{self, Left};
+use super::emtdx;
+use super::leftovers::{LEFT, Left};
 use super::td_cases::{case, expect, run, run_well, said_by_tdvmm, tdvmm};
 
 const PARAMETERS: &str = "/sys/module/kvm_amd/parameters";
@@ -141,7 +142,7 @@ fn accounting(context: &mut Context<'_>) -> Result<()> {
         for i in $($b seq 20); do td; done
         left AFTER",
         td.join(" "),
-        emtdx::LEFT
+        LEFT
     );
     let (end, output) = context.l1.run(&Program::script(&script), context.left())?;
     ensure!(
