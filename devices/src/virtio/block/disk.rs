@@ -7,9 +7,9 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use super::image::Format;
-use super::open::{self, DiskOptions, ImageFormat, OpenError};
+use super::open::{self, DiskOptions, ImageFormat, Locked, OpenError};
 use super::request::SECTOR;
-use super::slot::{self, Lock, Slot, Wait};
+use super::slot::{self, Slot, Wait};
 
 /// Largest logical block that is passed on; a guest page.
 const MAX_BLOCK: u32 = 4096;
@@ -56,10 +56,11 @@ pub(super) trait Backend: Debug + Send + Sync {
 /// See the module's text.
 #[derive(Debug)]
 pub struct Disk {
-    file: File,
-    /// With O_DIRECT: the same file by way of the page cache, for requests that are not aligned in
-    /// memory. A flush reaches both, as they are one inode.
-    buffered: Option<File>,
+    /// By way of the page cache.
+    plain: Locked,
+    /// The same file with O_DIRECT; requests that are not aligned in memory go to the other one. A flush reaches both,
+    /// as they are one inode.
+    direct: Option<File>,
     geometry: Geometry,
     device: bool,
 }
@@ -79,8 +80,7 @@ impl Disk {
                 source,
             }
         };
-        let plain = open::open(options)?;
-        open::lock(&plain, options)?;
+        let plain = open::lock(open::open(options)?, options)?;
         if options.format != ImageFormat::Raw
             && let Some(format) = open::probe(&plain).map_err(host("read"))?
         {
@@ -96,13 +96,9 @@ impl Disk {
             true => Some(open::again_direct(&plain, options)?),
             false => None,
         };
-        let (file, buffered) = match direct {
-            Some(direct) => (direct, Some(plain)),
-            None => (plain, None),
-        };
         Ok(Disk {
-            file,
-            buffered,
+            plain,
+            direct,
             geometry,
             device: kind.is_block_device(),
         })
@@ -148,12 +144,10 @@ fn geometry(file: &File, path: &Path, device: bool, direct: bool) -> Result<Geom
     })
 }
 
-impl Drop for Disk {
-    /// Closing is not enough: io_uring holds the file for some time after its ring is gone.
-    fn drop(&mut self) {
-        let locked = self.buffered.as_ref().unwrap_or(&self.file);
-        // Cannot fail for an open file; and if, closing unlocks it, only later.
-        let _ = slot::lock(locked, Lock::None);
+impl Disk {
+    /// Where requests go at first.
+    fn main(&self) -> &File {
+        self.direct.as_ref().unwrap_or(&self.plain)
     }
 }
 
@@ -163,41 +157,40 @@ impl Backend for Disk {
     }
 
     fn transfer(&self, slot: &Slot, wait: Wait) -> io::Result<usize> {
-        match (slot.transfer(&self.file, wait), &self.buffered) {
+        match slot.transfer(self.main(), wait) {
             // Not aligned in memory, which O_DIRECT wants (open(2), NOTES).
-            (Err(error), Some(buffered)) if error.raw_os_error() == Some(libc::EINVAL) => {
-                slot.transfer(buffered, Wait::Yes)
+            Err(error) if self.is_direct() && error.raw_os_error() == Some(libc::EINVAL) => {
+                slot.transfer(&self.plain, Wait::Yes)
             }
-            (result, _) => result,
+            result => result,
         }
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.main().sync_data()
     }
 
     fn allocate(&self, mode: i32, offset: u64, len: u64) -> io::Result<()> {
-        slot::allocate(&self.file, mode, offset, len)
+        slot::allocate(self.main(), mode, offset, len)
     }
 
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
         match self.device {
-            true => slot::discard(&self.file, offset, len),
+            true => slot::discard(self.main(), offset, len),
             false => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
         }
     }
 
     fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
-        let file = self.buffered.as_ref().unwrap_or(&self.file);
-        in_zeros(offset, len, |zeros, at| file.write_all_at(zeros, at))
+        in_zeros(offset, len, |zeros, at| self.plain.write_all_at(zeros, at))
     }
 
     fn file(&self) -> Option<&File> {
-        Some(&self.file)
+        Some(self.main())
     }
 
     fn is_direct(&self) -> bool {
-        self.buffered.is_some()
+        self.direct.is_some()
     }
 
     fn may_read_stale(&self) -> bool {

@@ -14,32 +14,18 @@ use imago::raw::Raw;
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, StorageOpenOptions};
 
 use super::header::Header;
-use super::open::{self, DiskOptions, OpenError};
-use super::slot::{self, Lock};
+use super::open::{self, DiskOptions, Locked, OpenError};
 use crate::guest_log;
 
 /// How many images may lie below each other.
 const MAX_LAYERS: usize = 32;
 
-/// The locks of all layers. Closing the files is not enough, as the library has them too: they are given up when
-/// this is dropped, which is to be after the image.
-#[derive(Debug, Default)]
-pub(super) struct Locks(Vec<File>);
-
-impl Drop for Locks {
-    fn drop(&mut self) {
-        for file in &self.0 {
-            // Cannot fail for an open file; and if, closing unlocks it.
-            let _ = slot::lock(file, Lock::None);
-        }
-    }
-}
-
 /// An image with all that it is based on.
 #[derive(Debug)]
 pub(super) struct Layers {
     pub image: FormatAccess<Storage>,
-    pub locks: Locks,
+    /// Of all layers, to be dropped after the image.
+    pub locks: Vec<Locked>,
     /// Bytes of a cluster of the image itself.
     pub cluster: u32,
 }
@@ -47,7 +33,7 @@ pub(super) struct Layers {
 impl Layers {
     /// Opens and locks an image and all that it is based on.
     pub fn open(options: &DiskOptions) -> Result<Self, OpenError> {
-        let mut locks = Locks::default();
+        let mut locks = Vec::new();
         let (image, cluster) = open_qcow2(options, &mut locks)?;
         Ok(Layers {
             image,
@@ -60,7 +46,7 @@ impl Layers {
 /// Opens one image. `locks` has the files of those above it, and gets its own.
 fn open_qcow2(
     options: &DiskOptions,
-    locks: &mut Locks,
+    locks: &mut Vec<Locked>,
 ) -> Result<(FormatAccess<Storage>, u32), OpenError> {
     let failed = |source| OpenError::Qcow2 {
         path: options.path.clone(),
@@ -98,7 +84,7 @@ fn open_backing(
     header: &Header,
     name: String,
     format: Option<String>,
-    locks: &mut Locks,
+    locks: &mut Vec<Locked>,
 ) -> Result<FormatAccess<Storage>, OpenError> {
     let path = above.path.clone();
     if !above.backing_files {
@@ -146,13 +132,13 @@ fn open_backing(
 fn open_below(
     options: &DiskOptions,
     format: &str,
-    locks: &mut Locks,
+    locks: &mut Vec<Locked>,
 ) -> Result<FormatAccess<Storage>, OpenError> {
     let failed = |source| OpenError::Qcow2 {
         path: options.path.clone(),
         source,
     };
-    if locks.0.len() >= MAX_LAYERS {
+    if locks.len() >= MAX_LAYERS {
         let problem = format!("more than {MAX_LAYERS} images below each other");
         return Err(failed(io::Error::other(problem)));
     }
@@ -171,11 +157,10 @@ fn open_below(
 }
 
 /// Opens and locks a file; the lock is the last of `locks` then.
-fn open_locked(options: &DiskOptions, locks: &mut Locks) -> Result<File, OpenError> {
+fn open_locked(options: &DiskOptions, locks: &mut Vec<Locked>) -> Result<File, OpenError> {
     let file = open::open(options)?;
-    open::lock(&file, options)?;
     let ours = file.try_clone().map_err(open::host(options, "keep"))?;
-    locks.0.push(ours);
+    locks.push(open::lock(ours, options)?);
     Ok(file)
 }
 

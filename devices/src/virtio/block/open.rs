@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Deref;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::PathBuf;
@@ -156,17 +157,40 @@ pub(super) fn again_direct(file: &File, options: &DiskOptions) -> Result<File, O
 }
 
 /// Takes the lock of an image that is about to be used.
-pub(super) fn lock(file: &File, options: &DiskOptions) -> Result<(), OpenError> {
+pub(super) fn lock(file: File, options: &DiskOptions) -> Result<Locked, OpenError> {
     let how = match options.read_only {
         true => Lock::Shared,
         false => Lock::Exclusive,
     };
-    slot::lock(file, how).map_err(|source| match source.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::PermissionDenied => {
-            OpenError::InUse(options.path.clone())
-        }
-        _ => host(options, "lock")(source),
-    })
+    match slot::lock(&file, how) {
+        Ok(()) => Ok(Locked(file)),
+        Err(source) => Err(match source.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::PermissionDenied => {
+                OpenError::InUse(options.path.clone())
+            }
+            _ => host(options, "lock")(source),
+        }),
+    }
+}
+
+/// A locked file, unlocked when this is dropped. Closing is not enough: io_uring holds a file for some time after its
+/// ring is gone, a library may have another descriptor of it, and so has a child of any thread until it executes.
+#[derive(Debug)]
+pub(super) struct Locked(File);
+
+impl Deref for Locked {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // Cannot fail for an open file; and if, closing unlocks it, only later.
+        let _ = slot::lock(&self.0, Lock::None);
+    }
 }
 
 /// The format whose mark the file bears.

@@ -12,8 +12,8 @@ use imago::FormatAccess;
 use imago::file::File as Storage;
 
 use super::disk::{self, Backend, Geometry};
-use super::layers::{Layers, Locks};
-use super::open::{DiskOptions, OpenError};
+use super::layers::Layers;
+use super::open::{DiskOptions, Locked, OpenError};
 use super::request::SECTOR;
 use super::slot::{NO_HIDE_STALE, Slot, Wait, Work};
 
@@ -33,7 +33,7 @@ pub(super) struct Qcow2Disk {
     /// Bytes of a cluster, what a discard gives back at least.
     cluster: u32,
     /// Last, so that it is dropped last: dropping the image writes what it holds back.
-    _locks: Locks,
+    _locks: Vec<Locked>,
 }
 
 impl Qcow2Disk {
