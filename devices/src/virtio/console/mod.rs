@@ -9,7 +9,7 @@ mod stream;
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -69,21 +69,26 @@ impl ConsoleBackend for () {
 
 #[derive(Debug)]
 struct Shared {
-    /// Columns in the lower half, rows in the upper.
-    size: AtomicU32,
-    generation: AtomicU32,
+    /// Columns in bits 0 to 15, rows in 16 to 31, and the generation of both in 32 to 63. In one word, or else a
+    /// driver could read half of a new size between two looks at the same generation.
+    config: AtomicU64,
     resized: EventFd,
 }
 
 impl Shared {
     fn resize(&self, columns: u16, rows: u16) {
         let size = u32::from(rows) << 16 | u32::from(columns);
-        if self.size.swap(size, Ordering::AcqRel) == size {
-            return;
+        let resize = |config: u64| {
+            let next = u64::from(size) | ((config >> 32).wrapping_add(1) << 32);
+            (config & u64::from(u32::MAX) != u64::from(size)).then_some(next)
+        };
+        let changed = self
+            .config
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, resize);
+        if changed.is_ok() {
+            // A counter at its end is readable all the same.
+            let _ = self.resized.write(1);
         }
-        self.generation.fetch_add(1, Ordering::AcqRel);
-        // A counter at its end is readable all the same.
-        let _ = self.resized.write(1);
     }
 }
 
@@ -122,8 +127,7 @@ impl Console {
         Ok(Console {
             backend: Arc::new(Mutex::new(backend)),
             shared: Arc::new(Shared {
-                size: AtomicU32::new(25 << 16 | 80),
-                generation: AtomicU32::new(0),
+                config: AtomicU64::new(25 << 16 | 80),
                 resized: EventFd::new(EFD_NONBLOCK)?,
             }),
         })
@@ -150,15 +154,16 @@ impl VirtioDevice for Console {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let size = self.shared.size.load(Ordering::Acquire);
+        let config = self.shared.config.load(Ordering::Acquire);
         // cols, rows, max_nr_ports (1), emerg_wr.
-        let [c0, c1, r0, r1] = size.to_le_bytes();
+        let [c0, c1, r0, r1, ..] = config.to_le_bytes();
         let config = [c0, c1, r0, r1, 1, 0, 0, 0, 0, 0, 0, 0];
         super::copy_config(&config, offset, data);
     }
 
     fn config_generation(&self) -> u32 {
-        self.shared.generation.load(Ordering::Acquire)
+        let [.., g0, g1, g2, g3] = self.shared.config.load(Ordering::Acquire).to_le_bytes();
+        u32::from_le_bytes([g0, g1, g2, g3])
     }
 
     fn activate(&mut self, mut with: Activation) -> Result<Vec<Box<dyn Worker>>, ActivateError> {
