@@ -46,10 +46,7 @@ fn allocations(card: &mut Card, ring: &mut Driver, rounds: u64) -> u64 {
         }
         card.kick(0);
         let target = ring.avail;
-        card.vectors.wait_until(|| {
-            ring.set_used_event(ring.used_index());
-            ring.used_index() == target
-        });
+        card.vectors.wait_until(|| ring.is_used_up_to(target));
     }
     ALLOCATIONS.load(Ordering::Relaxed) - before
 }

@@ -220,6 +220,13 @@ fn scribble(ram: &GuestMemoryMmap, stop: &AtomicBool) {
 
 #[test]
 fn ring_that_changes_all_the_time_does_no_harm() {
+    /// Ends the other thread also when this one fails, which the scope would wait for.
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let image = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
     image.as_file().set_len(64 * 512).unwrap();
     for kind in kinds() {
@@ -228,6 +235,7 @@ fn ring_that_changes_all_the_time_does_no_harm() {
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| scribble(&ram, &stop));
+            let _stop = Stop(&stop);
             let end = Instant::now() + Duration::from_millis(400);
             while Instant::now() < end {
                 start(&mut card, &rings);
@@ -238,7 +246,6 @@ fn ring_that_changes_all_the_time_does_no_harm() {
                 card.set_status(0);
                 assert_eq!(card.status(), 0);
             }
-            stop.store(true, Ordering::Relaxed);
         });
         works(kind, &mut card, &mut rings);
     }

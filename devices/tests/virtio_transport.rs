@@ -40,6 +40,8 @@ fn device_that_is_set_up_serves_and_interrupts() {
     for round in 1..=3 {
         offer_buffer(&mut ring, 0x4000);
         card.kick(0);
+        // The element is there before the interrupt.
+        card.vectors.wait_for(1, round);
         assert_eq!(card.collect(&mut ring, 1), [(0, 64)]);
         assert_eq!(ring.read(0x4000, 64), [0; 64]);
         assert_eq!(card.vectors.count(1), round);

@@ -7,6 +7,7 @@
 )]
 
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use tdvmm_devices::dma::DmaView;
 use tdvmm_devices::virtio::RingAddresses;
@@ -110,7 +111,14 @@ impl Driver {
     }
 
     fn word(&self, at: u64) -> u16 {
-        self.ram.read_obj(GuestAddress(at)).expect("in memory")
+        let word = self.ram.load(GuestAddress(at), Ordering::Acquire);
+        word.expect("in memory")
+    }
+
+    /// In one piece: the device may look at any time.
+    fn set_word(&self, at: u64, word: u16) {
+        let stored = self.ram.store(word, GuestAddress(at), Ordering::Release);
+        stored.expect("in memory");
     }
 
     pub fn desc(&self, index: u16, desc: Desc) {
@@ -136,7 +144,7 @@ impl Driver {
 
     pub fn entry(&self, position: u16, head: u16) {
         let slot = u64::from(position % self.size);
-        self.write(self.at.avail + 4 + 2 * slot, &head.to_le_bytes());
+        self.set_word(self.at.avail + 4 + 2 * slot, head);
     }
 
     /// Puts `head` into the available ring and shows it.
@@ -147,18 +155,15 @@ impl Driver {
     }
 
     pub fn set_avail_index(&self, index: u16) {
-        self.write(self.at.avail + 2, &index.to_le_bytes());
+        self.set_word(self.at.avail + 2, index);
     }
 
     pub fn set_avail_flags(&self, flags: u16) {
-        self.write(self.at.avail, &flags.to_le_bytes());
+        self.set_word(self.at.avail, flags);
     }
 
     pub fn set_used_event(&self, index: u16) {
-        self.write(
-            self.at.avail + 4 + 2 * u64::from(self.size),
-            &index.to_le_bytes(),
-        );
+        self.set_word(self.at.avail + 4 + 2 * u64::from(self.size), index);
     }
 
     pub fn avail_event(&self) -> u16 {
@@ -171,6 +176,20 @@ impl Driver {
 
     pub fn used_index(&self) -> u16 {
         self.word(self.at.used + 2)
+    }
+
+    /// Whether the device has come to `target`; if not, it will interrupt for the next element that it gives back.
+    pub fn is_used_up_to(&self, target: u16) -> bool {
+        loop {
+            let seen = self.used_index();
+            self.set_used_event(seen);
+            // The device stores its index and then loads the event; here it is the other way round.
+            fence(Ordering::SeqCst);
+            // What came in between may not have interrupted, as it met the event of before.
+            if self.used_index() == seen {
+                return seen == target;
+            }
+        }
     }
 
     pub fn used_element(&self, position: u16) -> (u32, u32) {

@@ -292,10 +292,7 @@ impl Card {
     /// Waits until the device has given back `count` more, and collects them.
     pub fn collect(&self, ring: &mut Driver, count: usize) -> Vec<(u32, u32)> {
         let target = ring.seen.wrapping_add(count as u16);
-        self.vectors.wait_until(|| {
-            ring.set_used_event(ring.used_index());
-            ring.used_index() == target
-        });
+        self.vectors.wait_until(|| ring.is_used_up_to(target));
         std::iter::from_fn(|| ring.collect()).collect()
     }
 }
