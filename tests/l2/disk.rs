@@ -105,7 +105,10 @@ fn under_load(lab: &Lab, load: &Load) -> Result<()> {
         Kind::Write => fs::write(&image, &blank)?,
     }
     let file = image.clone();
-    let end = vm.args(["--disk", &option(&image, "")]);
+    // Longer than usual: where a vCPU spins on each processor, a request may wait for the scheduler's next tick.
+    let end = vm
+        .args(["--disk", &option(&image, "")])
+        .patience(std::time::Duration::from_secs(300));
     // The folder goes with the run, so the image is looked at before.
     let mut running = end.start()?;
     running.wait_for_serial("se")?;

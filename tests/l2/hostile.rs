@@ -33,12 +33,12 @@ fn hostile(lab: &Lab) -> Result<()> {
     let vm = Vm::new(lab.checked_tdvmm()?, folder)?.machine(&kernel);
     let mut running = vm.args(["--cpus", "boot=2"]).patience(PATIENCE).start()?;
     running.wait_for_serial("hostile\n")?;
-    let status = format!("/proc/{}/status", running.id());
-    let first = resident(&status)?.context("it has ended too early")?;
+    let memory = format!("/proc/{}/smaps_rollup", running.id());
+    let first = resident(&memory)?.context("it has ended too early")?;
     let mut most = first;
     // Every look that finds the process alive counts; the last one is a moment before its end.
     let end = running.wait_watching(|_| {
-        if let Some(now) = resident(&status)? {
+        if let Some(now) = resident(&memory)? {
             most = most.max(now);
         }
         Ok(())
@@ -63,13 +63,14 @@ fn hostile(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Resident memory in KiB, `None` for a process that has ended.
-fn resident(status: &str) -> Result<Option<u64>> {
-    let Ok(text) = std::fs::read_to_string(status) else {
+/// Resident memory in KiB, `None` for a process that has ended. This file is exact, where that of /proc/PID/status leaves
+/// out what some kernels count for each CPU by itself.
+fn resident(memory: &str) -> Result<Option<u64>> {
+    let Ok(text) = std::fs::read_to_string(memory) else {
         return Ok(None);
     };
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = text.lines().find_map(|line| line.strip_prefix("Rss:"));
     let Some(line) = line else { return Ok(None) };
     let number = line.trim().trim_end_matches(" kB");
-    Ok(Some(number.parse().context("VmRSS")?))
+    Ok(Some(number.parse().context("Rss")?))
 }

@@ -92,7 +92,7 @@ pub fn cases() -> Vec<Case> {
         ),
         Case::needing(
             "kvm_that_is_not_permitted_is_said",
-            &[Need::Kvm, Need::Cc, Need::Root],
+            &[Need::Kvm, Need::Cc, Need::Root, Need::ClosedKvm],
             as_nobody,
         ),
     ]);

@@ -1,6 +1,7 @@
 //! A folder of its own for each case, gone with it.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,10 +16,19 @@ impl Folder {
     /// Makes one.
     pub fn create() -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("tdvmm-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let path = loop {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let name = format!("tdvmm-{}-{number}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            match fs::create_dir(&path) {
+                Ok(()) => break path,
+                // Of a process that was killed and had the same id.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot make {}", path.display()));
+                }
+            }
+        };
         // Some cases run as another user.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o777))?;
         Ok(Self(path))

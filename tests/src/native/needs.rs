@@ -18,6 +18,8 @@ pub enum Need {
     EmulatedRing0,
     /// The right to become another user.
     Root,
+    /// A `/dev/kvm` that not every user may open.
+    ClosedKvm,
     /// Namespaces for users and mounts, and the tool that makes them.
     Namespaces,
 }
@@ -31,6 +33,7 @@ impl Need {
             Self::Cc => "cc",
             Self::EmulatedRing0 => "emulated-ring0",
             Self::Root => "root",
+            Self::ClosedKvm => "closed-kvm",
             Self::Namespaces => "namespaces",
         }
     }
@@ -53,6 +56,11 @@ impl Need {
                     .metadata()
                     .is_ok_and(|m| m.uid() == 0);
                 (!root).then(|| "only root can become another user".to_owned())
+            }
+            Self::ClosedKvm => {
+                let mode = Path::new("/dev/kvm").metadata().map(|m| m.mode());
+                let open = mode.is_ok_and(|mode| mode & 0o6 == 0o6);
+                open.then(|| "every user may open /dev/kvm".to_owned())
             }
             Self::Namespaces => {
                 let mut unshare = Command::new("unshare");

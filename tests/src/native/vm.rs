@@ -147,11 +147,12 @@ impl Running {
         self.deadline
     }
 
-    /// Waits until the serial file ends in `text`.
+    /// Waits until the serial file has `text` in it.
     pub fn wait_for_serial(&mut self, text: &str) -> Result<()> {
         self.wait_until(&format!("the guest says {text:?}"), |running| {
             let serial = running.read(SERIAL);
-            Ok(serial.ends_with(text.as_bytes()).then_some(()))
+            let mut windows = serial.windows(text.len());
+            Ok(windows.any(|part| part == text.as_bytes()).then_some(()))
         })
     }
 
@@ -162,10 +163,12 @@ impl Running {
         mut look: impl FnMut(&mut Self) -> Result<Option<T>>,
     ) -> Result<T> {
         loop {
+            // Before the look: what it says last may come just before its end.
+            let status = self.child.try_wait()?;
             if let Some(found) = look(self)? {
                 return Ok(found);
             }
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = status {
                 bail!("ended before {what}: {status}\n{}", self.said());
             }
             self.check_deadline(what)?;
