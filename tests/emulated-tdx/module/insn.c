@@ -64,7 +64,7 @@ void tdxe_decode(struct kvm_vcpu *vcpu, struct tdxe_insn *in)
 	int i;
 
 	memset(in, 0, sizeof(*in));
-	in->n = tdxe_fetch(vcpu, b, sizeof(in->b));
+	in->n = tdxe_fetch(vcpu, b, INSN_MAX);
 	for (i = 0; i < in->n; i++) {
 		if (b[i] == 0xf2 || b[i] == 0xf3)
 			in->rep = true;

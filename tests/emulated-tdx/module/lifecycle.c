@@ -70,9 +70,13 @@ int tdxe_vcpu_create(struct kvm_vcpu *vcpu)
 	if (!tv)
 		return -ENOMEM;
 	tv->vcpu = vcpu;
-	r = xa_err(xa_store(&td->vcpus, vcpu->vcpu_id, tv, GFP_KERNEL_ACCOUNT));
-	if (!r)
-		r = tdxe_svm.vcpu_create(vcpu);
+	r = xa_insert(&td->vcpus, vcpu->vcpu_id, tv, GFP_KERNEL_ACCOUNT);
+	if (r) {
+		kfree(tv);
+		/* KVM looks for another vCPU of this id only after this call. */
+		return r == -EBUSY ? -EEXIST : r;
+	}
+	r = tdxe_svm.vcpu_create(vcpu);
 	if (r) {
 		xa_erase(&td->vcpus, vcpu->vcpu_id);
 		kfree(tv);

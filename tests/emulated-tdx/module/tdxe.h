@@ -255,8 +255,10 @@ int tdxe_cpuid_copy(struct kvm_vcpu *vcpu, struct kvm_cpuid2 __user *to);
 u64 tdxe_supported_xfam(void);
 
 /* insn.c */
+#define INSN_MAX	15
+
 struct tdxe_insn {
-	u8 b[15];
+	u8 b[INSN_MAX + 3];	/* so that what follows the prefixes can be looked at */
 	int n, op;		/* bytes read, offset of the opcode */
 	u8 rex, len;		/* len 0: not one of the known instructions */
 	bool rep, imm;
