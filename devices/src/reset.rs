@@ -44,9 +44,12 @@ impl ResetControl {
 
 /// What is left of a keyboard controller: command 0xfe pulses the reset line.
 ///
-/// Goes on 5 ports from 0x60: data at 0, command and status at 4. Status is always "nothing to read,
-/// ready for a command", which ends the wait of a kernel that is about to reset at once. System control
-/// port B lies between (0x61): no NMI has a reason, and the output of timer 2 is high, which ends the
+/// Goes on 5 ports from 0x60: data at 0, command and status at 4. They read as all ones, as where nobody answers, by
+/// which OVMF (its PS/2 drivers look at the parity and time-out bits) and Linux see at once that there is no keyboard;
+/// else they try to reset one, with seconds of timeouts. But "ready for a command" is true, which ends the wait of a
+/// kernel that is about to reset.
+///
+/// System control port B lies between (0x61): no NMI has a reason, and the output of timer 2 is high, which ends the
 /// wait of a kernel that calibrates by it. All ones would be an NMI from a PCI error.
 #[derive(Debug)]
 pub struct I8042 {
@@ -57,6 +60,8 @@ impl I8042 {
     /// Ports that it answers, of which three have a register.
     pub const PORTS: u64 = 5;
     const RESET: u8 = 0xfe;
+    /// All but "input buffer full", which is for the driver to wait on.
+    const STATUS: u8 = !(1 << 1);
     const TIMER_2_OUTPUT: u8 = 1 << 5;
 
     /// A controller that tells `power`.
@@ -73,7 +78,8 @@ impl BusDevice for I8042 {
 
     fn read(&mut self, offset: u64, data: &mut [u8]) -> Result<(), AccessError> {
         match (offset, data) {
-            (0 | 4, [value]) => *value = 0,
+            (0, [value]) => *value = 0xff,
+            (4, [value]) => *value = Self::STATUS,
             (1, [value]) => *value = Self::TIMER_2_OUTPUT,
             (0 | 1 | 4, data) => return Err(AccessError::Size(data.len())),
             _ => return Err(AccessError::NoRegister(offset)),
