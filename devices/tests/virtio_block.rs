@@ -284,7 +284,7 @@ fn reset_under_io_leaves_nothing_running() {
         let ram = Arc::clone(&guest.ring.ram);
         guest.ring = Driver::new(ram, 0x1000, 128);
         guest.ring.write(0x1000, &[0; 0x1000]);
-        // Late I/O would have had this time.
+        // Late I/O would have had a moment.
         assert!(guest.ring.read(DATA, 32 * 4096).iter().all(|b| *b == 0x11));
         guest.card.start(u64::MAX, &[&guest.ring]);
     }

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tdvmm_tests::native::load::{self, Kind, Load};
@@ -106,11 +107,11 @@ fn under_load(lab: &Lab, load: &Load) -> Result<()> {
     }
     let file = image.clone();
     // Longer than usual: where a vCPU spins on each processor, a request may wait for the scheduler's next tick.
-    let end = vm
+    let vm = vm
         .args(["--disk", &option(&image, "")])
-        .patience(std::time::Duration::from_secs(300));
+        .patience(Duration::from_secs(300));
     // The folder goes with the run, so the image is looked at before.
-    let mut running = end.start()?;
+    let mut running = vm.start()?;
     running.wait_for_serial("se")?;
     let bytes = fs::read(&file)?;
     let end = running.wait()?;

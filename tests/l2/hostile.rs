@@ -66,8 +66,12 @@ fn hostile(lab: &Lab) -> Result<()> {
 /// Resident memory in KiB, `None` for a process that has ended. This file is exact, where that of /proc/PID/status leaves
 /// out what some kernels count for each CPU by itself.
 fn resident(memory: &str) -> Result<Option<u64>> {
-    let Ok(text) = std::fs::read_to_string(memory) else {
-        return Ok(None);
+    let text = match std::fs::read_to_string(memory) {
+        Ok(text) => text,
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error).with_context(|| memory.to_owned()),
     };
     let line = text.lines().find_map(|line| line.strip_prefix("Rss:"));
     let Some(line) = line else { return Ok(None) };

@@ -112,7 +112,7 @@ fn compare(context: &mut Context<'_>) -> Result<()> {
     let guest = Guest::small(Then::PowerOff);
     let (mut ours, mut theirs) = (Duration::MAX, Duration::MAX);
     let mut boots = 0;
-    // The same VMM differs by a tenth from boot to boot, so one boot of each tells where more than that is between them.
+    // A VMM differs by a tenth from boot to boot: where ours leads by more than that, one boot of each tells.
     while boots < COMPARED_BOOTS && ours >= theirs / 10 * 9 {
         boots += 1;
         ours = ours.min(boot_under_tdvmm(context, guest)?);

@@ -153,7 +153,7 @@ fn case(
         tier,
         machine,
         prepare,
-        // Firmware and GRUB read a kernel in two and a half minutes where other work is on the machine.
+        // The longest, a boot from a disk, takes two and a half minutes where other work is on the machine.
         deadline: Duration::from_secs(480),
         run: Box::new(run),
     }

@@ -23,7 +23,7 @@ fn qemu_boots() -> Case {
     };
     Case {
         name: "qemu-boot-2cpu".to_owned(),
-        // `boot-time-against-qemu` has QEMU boot the same.
+        // `boot-time-against-qemu` has QEMU boot one vCPU, `qemu-plain-on-tdx-modules` two.
         tier: Tier::Full,
         machine: &PLAIN,
         prepare: |machine| {

@@ -103,6 +103,11 @@ impl Disk {
             device: kind.is_block_device(),
         })
     }
+
+    /// Where requests go at first.
+    fn first(&self) -> &File {
+        self.direct.as_ref().unwrap_or(&self.plain)
+    }
 }
 
 fn geometry(file: &File, path: &Path, device: bool, direct: bool) -> Result<Geometry, OpenError> {
@@ -144,20 +149,13 @@ fn geometry(file: &File, path: &Path, device: bool, direct: bool) -> Result<Geom
     })
 }
 
-impl Disk {
-    /// Where requests go at first.
-    fn main(&self) -> &File {
-        self.direct.as_ref().unwrap_or(&self.plain)
-    }
-}
-
 impl Backend for Disk {
     fn geometry(&self) -> Geometry {
         self.geometry
     }
 
     fn transfer(&self, slot: &Slot, wait: Wait) -> io::Result<usize> {
-        match slot.transfer(self.main(), wait) {
+        match slot.transfer(self.first(), wait) {
             // Not aligned in memory, which O_DIRECT wants (open(2), NOTES).
             Err(error) if self.is_direct() && error.raw_os_error() == Some(libc::EINVAL) => {
                 slot.transfer(&self.plain, Wait::Yes)
@@ -167,16 +165,16 @@ impl Backend for Disk {
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.main().sync_data()
+        self.first().sync_data()
     }
 
     fn allocate(&self, mode: i32, offset: u64, len: u64) -> io::Result<()> {
-        slot::allocate(self.main(), mode, offset, len)
+        slot::allocate(self.first(), mode, offset, len)
     }
 
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
         match self.device {
-            true => slot::discard(self.main(), offset, len),
+            true => slot::discard(self.first(), offset, len),
             false => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
         }
     }
@@ -186,7 +184,7 @@ impl Backend for Disk {
     }
 
     fn file(&self) -> Option<&File> {
-        Some(self.main())
+        Some(self.first())
     }
 
     fn is_direct(&self) -> bool {
