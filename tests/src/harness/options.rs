@@ -22,12 +22,6 @@ impl Options {
         self.on_host
     }
 
-    /// By how much the deadlines of the cases are longer. A soak looks for what goes wrong once in many runs, also on a
-    /// machine with other work, and a case that is slow there has not failed; one that hangs still does.
-    pub(super) fn patience(&self) -> u32 {
-        if self.count.is_some() { 4 } else { 1 }
-    }
-
     /// Reads `[FILTER…] [--exact] [--full] [--on-host] [--list] [--keep-logs] [--count N]`.
     pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Self> {
         let mut options = Self::default();
