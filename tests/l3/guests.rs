@@ -7,7 +7,7 @@ use tdvmm_tests::debian::Packages;
 use tdvmm_tests::fixture::Fixture;
 use tdvmm_tests::guest::{self, MARKER, REPORT_END, Report, Then};
 use tdvmm_tests::harness::{Context, L1_KERNEL, MachineKind};
-use tdvmm_tests::l1::{Machine, Program, RunId};
+use tdvmm_tests::l1::{Machine, Outcome, Program, RunId};
 use tdvmm_tests::{programs, qemu};
 
 /// The L1 of ordinary VMs, with the modules of the emulated TDX: stock ones deliver an interrupt twice now and then under
@@ -106,13 +106,7 @@ impl Guest {
         let cpus = self.cpus.to_string();
         let memory = self.memory_mib.to_string();
         Program::new(qemu::PATH_IN_L1)
-            .args([
-                "-nodefaults",
-                "-no-user-config",
-                "-display",
-                "none",
-                "-no-reboot",
-            ])
+            .args(qemu::BARE)
             .args([
                 "-machine",
                 "q35,kernel-irqchip=split",
@@ -224,4 +218,19 @@ fn check_interrupts(report: &Report) -> Result<()> {
         .context("no line for the local timer")?;
     ensure!(ticks > 0, "no timer interrupt came");
     Ok(())
+}
+
+/// Runs a VMM until its guest has reported and switched itself off. Gives the time from the start to the marker, too.
+pub fn boot(context: &mut Context<'_>, program: &Program) -> Result<(Report, Duration)> {
+    let run = context.l1.start(program)?;
+    let up = context.l1.wait_for(run, MARKER, context.left())?;
+    context.l1.wait_for(run, REPORT_END, context.left())?;
+    let report = Report::parse(&context.l1.output(run))?;
+    let end = context.l1.wait_end(run, context.left())?;
+    ensure!(
+        end.outcome == Outcome::Exited(0),
+        "the VMM ended with {:?}",
+        end.outcome
+    );
+    Ok((report, up))
 }

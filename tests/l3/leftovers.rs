@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use tdvmm_tests::fixture::witness;
 use tdvmm_tests::harness::Context;
+use tdvmm_tests::l1::{Outcome, Program};
 
 /// The function `left` of a script, which prints a line for [`Left`].
 pub const LEFT: &str = "left() {
@@ -18,10 +19,16 @@ pub struct Left {
 }
 
 impl Left {
-    /// What a script printed as BEFORE and AFTER is the same, and no key id is in use.
-    pub fn check(context: &mut Context<'_>, output: &str) -> Result<()> {
-        let before = Self::parse(output, "BEFORE").context("no figures before")?;
-        let after = Self::parse(output, "AFTER").context("no figures after")?;
+    /// Runs a script with [`LEFT`] in it: what it prints as BEFORE and AFTER is the same, and no key id is in use.
+    pub fn check(context: &mut Context<'_>, script: &str) -> Result<()> {
+        let (end, output) = context.l1.run(&Program::script(script), context.left())?;
+        ensure!(
+            end.outcome == Outcome::Exited(0),
+            "the script ended with {:?}: {output}",
+            end.outcome
+        );
+        let before = Self::parse(&output, "BEFORE").context("no figures before")?;
+        let after = Self::parse(&output, "AFTER").context("no figures after")?;
         context.note(format!("before {before:?}, after {after:?}"));
         if context.l1.is_host() {
             // Others work on it, too; key ids that leak would have run out.

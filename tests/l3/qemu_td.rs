@@ -5,12 +5,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use tdvmm_tests::fixture::install::{FIRMWARE_BLANK, PROBE};
 use tdvmm_tests::fixture::witness;
-use tdvmm_tests::guest::{self, MARKER, REPORT_END, Report, Then};
+use tdvmm_tests::guest::{self, Report, Then};
 use tdvmm_tests::harness::{Case, Context, MachineKind, Tier};
-use tdvmm_tests::l1::{Outcome, Program, RunId};
+use tdvmm_tests::l1::{Program, RunId};
 use tdvmm_tests::qemu;
 
 use super::emtdx::{INITRAMFS, KERNEL, TDX, TDX_BIG, TDX_NEWEST, check_td, hold};
+use super::guests;
 
 const QUOTE_SOCKET: &str = "/tmp/quotes";
 
@@ -62,13 +63,7 @@ impl QemuTd {
         );
         let line = format!("{} {}", guest::command_line(Then::PowerOff), self.words);
         Program::new(qemu::PATH_IN_L1)
-            .args([
-                "-nodefaults",
-                "-no-user-config",
-                "-display",
-                "none",
-                "-no-reboot",
-            ])
+            .args(qemu::BARE)
             .args(["-object", &object])
             .args([
                 "-machine",
@@ -116,17 +111,7 @@ fn boot_td(context: &mut Context<'_>, td: QemuTd) -> Result<()> {
     context.l1.wait_for(service, "serving", context.left())?;
     witness::take_ended(context.l1)?;
 
-    let run = context.l1.start(&td.command())?;
-    let up = context.l1.wait_for(run, MARKER, context.left())?;
-    context.l1.wait_for(run, REPORT_END, context.left())?;
-    let report = Report::parse(&context.l1.output(run))?;
-    let end = context.l1.wait_end(run, context.left())?;
-    ensure!(
-        end.outcome == Outcome::Exited(0),
-        "QEMU ended with {:?}",
-        end.outcome
-    );
-
+    let (report, up) = guests::boot(context, &td.command())?;
     let ended = witness::take_ended(context.l1)?;
     ensure!(ended.len() == 1, "{} TDs ended, not one", ended.len());
     check_td(td.cpus, &report, &ended[0])?;
@@ -178,13 +163,7 @@ fn qemu_plain() -> Case {
         deadline: Duration::from_secs(120),
         run: Box::new(|context| {
             let program = Program::new(qemu::PATH_IN_L1)
-                .args([
-                    "-nodefaults",
-                    "-no-user-config",
-                    "-display",
-                    "none",
-                    "-no-reboot",
-                ])
+                .args(qemu::BARE)
                 .args([
                     "-machine",
                     "q35,kernel-irqchip=split",
@@ -196,20 +175,11 @@ fn qemu_plain() -> Case {
                 .args(["-smp", "2", "-m", "512", "-serial", "stdio"])
                 .args(["-kernel", KERNEL, "-initrd", INITRAMFS])
                 .args(["-append", &guest::command_line(Then::PowerOff)]);
-            let run = context.l1.start(&program)?;
-            let up = context.l1.wait_for(run, MARKER, context.left())?;
-            context.l1.wait_for(run, REPORT_END, context.left())?;
-            let report = Report::parse(&context.l1.output(run))?;
+            let (report, up) = guests::boot(context, &program)?;
             ensure!(
                 report.td.is_empty() && report.announcements.is_empty(),
                 "an ordinary VM says it is a TD: {:?}",
                 report.td
-            );
-            let end = context.l1.wait_end(run, context.left())?;
-            ensure!(
-                end.outcome == Outcome::Exited(0),
-                "QEMU ended with {:?}",
-                end.outcome
             );
             context.note(format!("marker after {:.1} s", up.as_secs_f64()));
             Ok(())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use tdvmm_tests::fixture::install::{FIRMWARE_BLANK, FIRMWARE_GENERIC};
-use tdvmm_tests::guest::{self, MARKER, REPORT_END, Report, Then};
+use tdvmm_tests::guest::{self, Report, Then};
 use tdvmm_tests::harness::{Case, Context, Tier};
 use tdvmm_tests::l1::{Outcome, Program};
 
@@ -92,18 +92,9 @@ fn unexpected_mrtd() -> Case {
     })
 }
 
-/// Runs `program` until its guest has reported and switched itself off.
+/// Boots it, and notes the time.
 fn boot(context: &mut Context<'_>, program: &Program) -> Result<Report> {
-    let run = context.l1.start(program)?;
-    let up = context.l1.wait_for(run, MARKER, context.left())?;
-    context.l1.wait_for(run, REPORT_END, context.left())?;
-    let report = Report::parse(&context.l1.output(run))?;
-    let end = context.l1.wait_end(run, context.left())?;
-    ensure!(
-        end.outcome == Outcome::Exited(0),
-        "tdvmm ended with {:?}",
-        end.outcome
-    );
+    let (report, up) = guests::boot(context, program)?;
     context.note(format!("marker after {:.1} s", up.as_secs_f64()));
     Ok(report)
 }

@@ -12,6 +12,15 @@ use crate::unpacked::{LIBRARIES, Unpacked};
 /// Where QEMU lives in an L1.
 pub const PATH_IN_L1: &str = "/usr/bin/qemu-system-x86_64";
 
+/// No device, window or configuration but what is asked for, and an end where the guest would start anew.
+pub const BARE: [&str; 5] = [
+    "-nodefaults",
+    "-no-user-config",
+    "-display",
+    "none",
+    "-no-reboot",
+];
+
 const PROGRAM: &str = "usr/bin/qemu-system-x86_64";
 /// Firmware images that a q35 machine with direct kernel boot loads.
 const FIRMWARE: [&str; 3] = [

@@ -15,7 +15,7 @@ use crate::cpio::Archive;
 use crate::debian::Packages;
 use crate::kernel::{self, Modules};
 use crate::programs;
-use crate::qemu::Qemu;
+use crate::qemu::{self, Qemu};
 
 /// Where modules are in L1.
 const MODULE_FOLDER: &str = "/modules";
@@ -216,13 +216,7 @@ impl<'a> Machine<'a> {
         let console = self.new_console();
         let mut command = emulated.qemu.command();
         command
-            .args([
-                "-nodefaults",
-                "-no-user-config",
-                "-display",
-                "none",
-                "-no-reboot",
-            ])
+            .args(qemu::BARE)
             .args(["-machine", "q35", "-accel", "tcg,thread=multi,tb-size=1024"])
             .args(["-cpu", &self.cpu_model])
             .args([
