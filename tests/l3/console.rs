@@ -54,7 +54,8 @@ fn follows_the_terminal(context: &mut Context<'_>) -> Result<()> {
     let tdvmm = Program::new(TDVMM)
         .args(["--kernel", KERNEL, "--initramfs", INITRAMFS])
         .args(["--cmdline", &guest::script_command_line("size")])
-        .args(["--memory", "size=512M", "--console", "tty"])
+        .args(["--memory", "size=512M", "--cpus", "boot=2"])
+        .args(["--console", "tty"])
         .args(["--serial", &format!("file={SERIAL}")]);
     // A session of its own, because the kernel tells only the foreground of a controlling terminal of a new size.
     let script = r#"stty rows 40 cols 100; exec setsid -c "$@""#;

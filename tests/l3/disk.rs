@@ -32,6 +32,8 @@ const FLUSHED_SEED: u64 = 4;
 const UNFLUSHED_SEED: u64 = 5;
 /// Pieces that those write.
 const DURABLE: u64 = 4;
+/// Size of the disks that they write to.
+const DISK_BYTES: u64 = 8 << 20;
 
 /// Two file systems: one is written, mounted anew and compared, the other one cannot be written.
 const TWO_DISKS: &str = r#"
@@ -103,11 +105,9 @@ const SCRIPTS: [(&str, &str); 4] = [
 static DURABLE_L1: MachineKind = MachineKind {
     name: "durable",
     build: |packages| {
-        let mut machine = Machine::new(packages, L1_KERNEL)?;
+        let mut machine = (PLAIN.build)(packages)?;
         for image in durable_images() {
-            image.parent().map(fs::create_dir_all).transpose()?;
-            fs::write(&image, vec![0; pattern::PIECE * 8])?;
-            machine.add_disk(&image);
+            machine.add_disk(&image, DISK_BYTES);
         }
         Ok(machine)
     },
@@ -259,7 +259,8 @@ fn two_disks(context: &mut Context<'_>) -> Result<()> {
         "path=/tmp/read-only.img,readonly=on".to_owned(),
     ];
     let words = format!("tdvmm.pieces={WRITTEN}");
-    succeed(context, &tdvmm("two-disks", &words, &disks))?;
+    let program = tdvmm("two-disks", &words, &disks).args(["--cpus", "boot=2"]);
+    succeed(context, &program)?;
     // What the guest left behind is a file system without a fault, and the other disk is as it was.
     shell(
         context,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use tdvmm_tests::exit_codes;
-use tdvmm_tests::guest::{MARKER, REPORT_END, Then};
+use tdvmm_tests::guest::{MARKER, PANIC, REPORT_END, Then};
 use tdvmm_tests::harness::{Case, Context, Tier};
 use tdvmm_tests::l1::{Outcome, Program, RunId};
 
@@ -12,23 +12,29 @@ use crate::guests::{Guest, PLAIN, with_tdvmm};
 
 const FILE: &str = "/tmp/serial.log";
 const SOCKET: &str = "/tmp/serial.sock";
-const WORDS: &str = "good day";
 
 /// The cases of this file.
 pub fn cases() -> Vec<Case> {
-    let case = |name: &str, run: fn(&mut Context<'_>) -> Result<()>| Case {
+    let quick = Tier::Representative;
+    let case = |name: &str, tier, run: fn(&mut Context<'_>) -> Result<()>| Case {
         name: name.to_owned(),
-        tier: Tier::Representative,
+        tier,
         machine: &PLAIN,
         prepare: with_tdvmm,
         deadline: Duration::from_secs(180),
         run: Box::new(run),
     };
     vec![
-        case("serial-to-file", to_file),
-        case("serial-to-socket", to_socket),
-        case("serial-to-terminal", to_terminal),
-        case("terminal-restored-after-operator-ends", operator),
+        // In every run `console-follows-the-terminal` has its serial port on a file.
+        case("serial-to-file", Tier::Full, to_file),
+        case("serial-to-socket-then-reset", quick, to_socket),
+        case("serial-to-terminal-then-panic", quick, to_terminal),
+        // In every run lane L2 shows the same with a guest of its own.
+        case(
+            "terminal-restored-after-operator-ends",
+            Tier::Full,
+            operator,
+        ),
     ]
 }
 
@@ -44,19 +50,15 @@ fn to_file(context: &mut Context<'_>) -> Result<()> {
         .map(drop)
 }
 
-/// What is sent to the guest over the socket comes back over it.
+/// What is sent to the guest over the socket comes back over it; a restart of the guest ends `tdvmm` with the reset's code.
 fn to_socket(context: &mut Context<'_>) -> Result<()> {
     let guest = Guest::small(Then::Echo);
     let run = context
         .l1
         .start(&guest.under_tdvmm(&format!("socket={SOCKET}")))?;
     let console = connect(context, run)?;
-    context.l1.wait_for(console, REPORT_END, context.left())?;
-    context.l1.input(console, format!("{WORDS}\r").as_bytes())?;
-    context
-        .l1
-        .wait_for(console, &format!("echo {WORDS}"), context.left())?;
-    expect_code(context, run, exit_codes::POWER_OFF)
+    ask(context, console, Then::Reboot)?;
+    expect_code(context, run, exit_codes::RESET)
 }
 
 /// Connects as soon as the socket is there.
@@ -72,15 +74,24 @@ fn connect(context: &mut Context<'_>, run: RunId) -> Result<RunId> {
     }
 }
 
-/// Typed characters reach the guest one by one, and the terminal is as it was afterwards.
+/// Typed characters reach the guest one by one, and the terminal is as it was afterwards; with `panic=-1` a panic of the
+/// guest's kernel is a restart.
 fn to_terminal(context: &mut Context<'_>) -> Result<()> {
     let run = start_on_terminal(context, Guest::small(Then::Echo))?;
-    context.l1.wait_for(run, REPORT_END, context.left())?;
-    context.l1.input(run, format!("{WORDS}\r").as_bytes())?;
+    ask(context, run, Then::Panic)?;
+    context.l1.wait_for(run, PANIC, context.left())?;
+    expect_terminal_restored(context, run, exit_codes::RESET)
+}
+
+/// Types what the guest shall do, once it has reported, and waits until it has said that back.
+fn ask(context: &mut Context<'_>, console: RunId, then: Then) -> Result<()> {
+    let word = then.word();
+    context.l1.wait_for(console, REPORT_END, context.left())?;
+    context.l1.input(console, format!("{word}\r").as_bytes())?;
     context
         .l1
-        .wait_for(run, &format!("echo {WORDS}"), context.left())?;
-    expect_terminal_restored(context, run, exit_codes::POWER_OFF)
+        .wait_for(console, &format!("echo {word}"), context.left())
+        .map(drop)
 }
 
 /// Ctrl-A x ends the machine and gives the terminal back.

@@ -74,7 +74,12 @@ fn ovmf(name: &str, tier: Tier, cpus: u32) -> Case {
         let report = boot(context, &tdvmm(FIRMWARE_GENERIC, cpus))?;
         let seen = report.cpus.len();
         ensure!(seen == usize::try_from(cpus)?, "the guest sees {seen} CPUs");
-        Ok(())
+        ensure!(
+            report.td.is_empty() && report.announcements.is_empty(),
+            "an ordinary VM says it is a TD: {:?}",
+            report.td
+        );
+        guests::check_warnings(&report)
     })
 }
 

@@ -11,7 +11,7 @@ use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, reboot};
 use rustix::termios::tcdrain;
 
-use super::{MARKER, PREFIX, REPORT_END, SCRIPT_END, Then, kexec, td};
+use super::{INTERRUPTS, MARKER, PREFIX, REPORT_END, SCRIPT_END, Then, kexec, td};
 
 /// Where scripts are.
 pub const SCRIPTS: &str = "/scripts";
@@ -36,12 +36,9 @@ pub fn run() -> io::Result<()> {
 
 /// What the command line asks for; powering off if it asks for nothing.
 fn then(command_line: &str) -> Then {
-    let word = command_line
+    command_line
         .split_whitespace()
-        .find_map(|w| w.strip_prefix("tdvmm.then="));
-    Then::ALL
-        .into_iter()
-        .find(|t| Some(t.word()) == word)
+        .find_map(|word| Then::named(word.strip_prefix("tdvmm.then=")?))
         .unwrap_or(Then::PowerOff)
 }
 
@@ -53,8 +50,10 @@ fn act(out: &mut impl Write, then: Then) -> io::Result<()> {
         Then::Echo => {
             let mut line = String::new();
             BufReader::new(io::stdin()).read_line(&mut line)?;
-            writeln!(out, "{PREFIX}echo {}", line.trim_end())?;
+            let word = line.trim_end();
+            writeln!(out, "{PREFIX}echo {word}")?;
             drain(out)?;
+            return act(out, Then::named(word).unwrap_or(Then::PowerOff));
         }
         Then::Shell => shell()?,
         Then::Script => {
@@ -152,7 +151,10 @@ fn report() -> io::Result<String> {
     say(format!("map {}", ram_in_map()?));
     for line in fs::read_to_string("/proc/interrupts")?.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
-        say(format!("interrupt {}", words.join(" ")));
+        let label = words.first().and_then(|word| word.strip_suffix(':'));
+        if label.is_some_and(|label| INTERRUPTS.contains(&label)) {
+            say(format!("interrupt {}", words.join(" ")));
+        }
     }
     for line in td::report(&fs::read_to_string("/proc/cmdline")?)? {
         say(line);

@@ -22,7 +22,7 @@ use crate::kernel::Modules;
 use crate::programs;
 
 pub use dmesg::unexpected;
-pub use report::{Cpu, Report};
+pub use report::{Cpu, INTERRUPTS, Report};
 
 /// The first thing that a guest's init program prints: user space runs.
 pub const MARKER: &str = "TDVMM-GUEST-UP";
@@ -30,6 +30,8 @@ pub const MARKER: &str = "TDVMM-GUEST-UP";
 pub const REPORT_END: &str = "TDVMM-GUEST-END";
 /// What is printed when a script has ended, with its exit code behind it.
 pub const SCRIPT_END: &str = "TDVMM-GUEST-SCRIPT-END";
+/// What the kernel says of [`Then::Panic`].
+pub const PANIC: &str = "Kernel panic - not syncing: sysrq triggered crash";
 /// Start of each line of the report.
 pub const PREFIX: &str = "TDVMM-GUEST ";
 
@@ -42,7 +44,7 @@ pub enum Then {
     Reboot,
     /// Makes the kernel panic.
     Panic,
-    /// Waits for a line on the console, says it back and powers off.
+    /// Waits for a line on the console, says it back and does what it says as [`Self::word`] does, or powers off.
     Echo,
     /// Starts a shell on the console; powers off when it ends.
     Shell,
@@ -67,6 +69,11 @@ impl Then {
             Self::Kexec => "kexec",
             Self::Crash => "crash",
         }
+    }
+
+    /// What a word asks for.
+    pub fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|then| then.word() == word)
     }
 
     /// All of them.

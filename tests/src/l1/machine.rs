@@ -32,7 +32,7 @@ pub struct Machine<'a> {
     parameters: Vec<(String, String)>,
     archive: Archive,
     share: Option<PathBuf>,
-    disks: Vec<PathBuf>,
+    disks: Vec<(PathBuf, u64)>,
     /// CPUs, the first of which stays free of guests.
     pub cpus: u32,
     /// Memory in MiB.
@@ -144,18 +144,13 @@ impl<'a> Machine<'a> {
         self.share = Some(folder.to_owned());
     }
 
-    /// Gives L1 a raw image of this machine as a disk, `/dev/vda` and so on. What L1 flushes is in the file
-    /// when the flush returns, whatever becomes of QEMU.
-    pub fn add_disk(&mut self, image: &Path) {
+    /// Gives L1 a disk, `/dev/vda` and so on: a raw image on this machine, which is zeros whenever L1 starts. What L1
+    /// flushes is in the file when the flush returns, whatever becomes of QEMU.
+    pub fn add_disk(&mut self, image: &Path, bytes: u64) {
         if self.disks.is_empty() {
             self.wanted.push("virtio_blk".to_owned());
         }
-        self.disks.push(image.to_owned());
-    }
-
-    /// The raw images that are L1's disks.
-    pub fn disks(&self) -> &[PathBuf] {
-        &self.disks
+        self.disks.push((image.to_owned(), bytes));
     }
 
     /// Starts L1 and waits until its agent speaks. An L1 that does not come up is started once more,
@@ -246,7 +241,10 @@ impl<'a> Machine<'a> {
                 "local,path={folder},mount_tag=host,security_model=none,multidevs=remap"
             ));
         }
-        for (number, image) in self.disks.iter().enumerate() {
+        for (number, (image, bytes)) in self.disks.iter().enumerate() {
+            File::create(image)
+                .and_then(|file| file.set_len(*bytes))
+                .with_context(|| format!("cannot make {}", image.display()))?;
             let image = image.display();
             command
                 .arg("-drive")
