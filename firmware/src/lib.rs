@@ -27,5 +27,6 @@ pub mod image;
 pub mod inspect;
 pub mod measure;
 pub mod td_shim;
+mod text;
 pub mod varstore;
 mod wire;

@@ -17,6 +17,7 @@ use thiserror::Error;
 use crate::guid::Guid;
 use crate::image::{Contents, Family, FoundBy, Image, ParseError, Section, SectionKind};
 use crate::measure::{Digest, Measure, Order, mrtd};
+use crate::text::printable;
 use crate::varstore::{KeyLists, SecureBoot, VariableStore};
 use crate::wire;
 
@@ -130,7 +131,7 @@ pub struct VariablesReport {
 /// One variable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct VariableReport {
-    /// Its name.
+    /// Its name, with a replacement for each character that could steer a terminal.
     pub name: String,
     /// The namespace of the name.
     pub vendor: Guid,
@@ -269,7 +270,7 @@ fn variables(cfv: &[u8]) -> VariablesReport {
         }
     };
     let list = store.variables().iter().map(|variable| VariableReport {
-        name: variable.name.clone(),
+        name: printable(&variable.name),
         vendor: variable.vendor,
         attributes: variable.attributes,
         size: variable.data.len(),

@@ -52,7 +52,7 @@ const ADDED_IN_TRANSITION: u8 = 0x3e;
 /// A variable that exists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Variable {
-    /// Its name.
+    /// Its name, as the file has it: it may hold what steers a terminal.
     pub name: String,
     /// The namespace of its name.
     pub vendor: Guid,

@@ -5,6 +5,8 @@
 
 use alloc::string::String;
 
+use crate::text::printable;
+
 const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 const OBJECT_IDENTIFIER: u8 = 0x06;
@@ -12,7 +14,7 @@ const EXPLICIT_VERSION: u8 = 0xa0;
 /// 2.5.4.3, commonName.
 const COMMON_NAME: [u8; 3] = [0x55, 0x04, 0x03];
 
-/// The common name of the subject of a DER certificate.
+/// The common name of the subject of a DER certificate, safe to print whatever the certificate holds.
 pub(super) fn subject_common_name(certificate: &[u8]) -> Option<String> {
     let (certificate, _) = expect(SEQUENCE, certificate)?;
     let (mut fields, _) = expect(SEQUENCE, certificate)?;
@@ -29,7 +31,7 @@ pub(super) fn subject_common_name(certificate: &[u8]) -> Option<String> {
         let (identifier, value) = expect(OBJECT_IDENTIFIER, attribute)?;
         if identifier == COMMON_NAME {
             let (_, text, _) = element(value)?;
-            return Some(printable(text));
+            return Some(printable(&String::from_utf8_lossy(text)));
         }
         names = rest;
     }
@@ -60,12 +62,4 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     };
     let (contents, rest) = rest.split_at_checked(len)?;
     Some((*tag, contents, rest))
-}
-
-/// Text that is safe to print, whatever a certificate holds.
-fn printable(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes)
-        .chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
 }

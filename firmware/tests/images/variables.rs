@@ -2,6 +2,7 @@
 
 use tdvmm_firmware::guid::Guid;
 use tdvmm_firmware::image::{Image, ParseError};
+use tdvmm_firmware::inspect;
 use tdvmm_firmware::measure::{Order, mrtd};
 use tdvmm_firmware::varstore::{
     KeyKind, ReplaceError, SecureBoot, VarStoreError, VariableStore, replace_variables,
@@ -220,6 +221,25 @@ fn name_that_a_certificate_holds_cannot_steer_a_terminal() {
     let keys = VariableStore::parse(&written.bytes).unwrap().keys();
     let expected = "\u{fffd}[2J\u{fffd}Microsoft";
     assert_eq!(keys.db[0].subject.as_deref(), Some(expected));
+}
+
+#[test]
+fn name_of_a_variable_cannot_steer_a_terminal_or_forge_a_line() {
+    let mut written = Store::new(0x8_4000);
+    written
+        .add(ADDED, GLOBAL, "x\nMRTD           00", &[1])
+        .add(ADDED, GLOBAL, "\u{1b}[2J\r\u{9b}1A\u{202e}tooB", &[2]);
+    let mut file = synthetic::image(4 << 20, Lead::Table, &synthetic::ovmf());
+    replace_variables(&mut file, &written.bytes).unwrap();
+    let report = inspect::report(&file).unwrap();
+    let names: Vec<_> = report.variables.iter().flat_map(|v| &v.list).collect();
+    assert_eq!(names[0].name, "x\u{fffd}MRTD           00");
+    assert_eq!(names[1].name, "\u{fffd}[2J\u{fffd}\u{fffd}1A\u{fffd}tooB");
+    let text = report.to_string();
+    let forged = |line: &str| line.starts_with("MRTD           00");
+    assert!(!text.lines().any(forged), "{text}");
+    assert!(!text.contains(|c: char| c.is_control() && c != '\n'));
+    assert!(!serde_json::to_string(&report).unwrap().contains('\u{9b}'));
 }
 
 #[test]
