@@ -39,7 +39,7 @@ pub enum ParseError {
         /// What the legacy pointer holds.
         pointer: u32,
     },
-    /// A store of UEFI variables without code.
+    /// A store of UEFI variables without code: the volume that the file starts with is as large as it.
     #[error("no TDX metadata: the file is a variable store (VARS) without code")]
     VariablesOnly,
     /// The descriptor's header is wrong.

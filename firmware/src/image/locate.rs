@@ -135,7 +135,9 @@ pub(super) fn legacy_pointer(file: &[u8]) -> Option<u32> {
 }
 
 fn no_metadata(file: &[u8]) -> ParseError {
-    if super::family::is_variable_store(file) {
+    // Whole images start with such a volume too, so it has to be all there is.
+    let volume = wire::u64_at(file, 32);
+    if super::family::is_variable_store(file) && volume == Some(wire::len_u64(file.len())) {
         return ParseError::VariablesOnly;
     }
     let pointer_at = file.len().saturating_sub(POINTER_FROM_END);

@@ -7,6 +7,7 @@ use tdvmm_firmware::image::{
 };
 
 use crate::synthetic::{self, Lead, Row, put32, row};
+use crate::variables::Store;
 
 const LEN: usize = 4 << 20;
 const DESCRIPTOR: usize = LEN - 0x1000;
@@ -283,6 +284,28 @@ fn code_without_variables_is_refused_as_such() {
     let (file, image) = (0x37_c000, LEN as u64);
     let refused = refusal(&whole[0x8_4000..]);
     assert_eq!(refused, ParseError::CodeOnly { file, image });
+}
+
+#[test]
+fn variables_alone_are_refused_as_such_and_a_file_that_only_starts_with_them_is_not() {
+    let mut whole = synthetic::image(LEN, Lead::Table, &synthetic::ovmf());
+    whole[..0x8_4000].copy_from_slice(&Store::new(0x8_4000).bytes);
+    assert_eq!(refusal(&whole[..0x8_4000]), ParseError::VariablesOnly);
+
+    let mut other_entry = whole.clone();
+    let guid = LEN - 0x32 - 24 - 16;
+    assert_eq!(whole[guid..guid + 16], synthetic::TDX);
+    other_entry[guid] ^= 1;
+    for file in [
+        &whole[..LEN / 2],
+        &whole[..LEN - 0x1000],
+        &whole[..0x8_3000],
+        &other_entry[..],
+    ] {
+        let refused = refusal(file);
+        let expected = matches!(refused, ParseError::NoMetadata { .. });
+        assert!(expected, "{:#x} bytes: {refused}", file.len());
+    }
 }
 
 #[test]

@@ -244,12 +244,13 @@ fn write_entry(
     Ok(())
 }
 
-/// The whole file mostly; else its code, its variables, or a broken end.
+/// The whole file mostly; else its code, its variables, or a part without the end.
 fn cut(u: &mut Unstructured<'_>, mut file: Vec<u8>, vars: usize) -> Result<Vec<u8>> {
     match u.int_in_range(0..=15)? {
         0 => file.drain(..vars).for_each(drop),
         1 => file.truncate(vars),
         2 => file.truncate(usize::from(u.arbitrary::<u16>()?)),
+        9 => file.truncate(file.len() - PAGE),
         _ => {}
     }
     Ok(file)
