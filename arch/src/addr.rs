@@ -3,7 +3,7 @@
 //! A bare `u64` stops at the ABI edge. A [`GpaRange`] is always half-open and can only be built
 //! when its end does not wrap, so code that holds one need not check for overflow again.
 
-use std::fmt;
+use core::fmt;
 
 use serde::{Serialize, Serializer};
 

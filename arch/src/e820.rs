@@ -3,6 +3,8 @@
 //! Two maps are made: one for a kernel that is entered directly, which names everything below 4 GiB that is
 //! not free, and one for firmware (`etc/e820`), which places its own data itself.
 
+use alloc::vec::Vec;
+
 use serde::Serialize;
 
 use crate::{GpaRange, RamLayout, map};

@@ -1,6 +1,6 @@
 //! Numbers as hex strings in serialized form: a plan is read by people, and JSON has no hex.
 
-use std::fmt::LowerHex;
+use core::fmt::LowerHex;
 
 use serde::Serializer;
 

@@ -5,6 +5,8 @@
 //! one member. A topology that would leave gaps is refused with one that would not: equal numbers keep the
 //! MADT, CPUID and KVM free of a translation that each would have to agree on.
 
+use core::fmt;
+
 use serde::Serialize;
 
 use crate::VcpuId;
@@ -192,8 +194,8 @@ impl Topology {
     }
 }
 
-impl std::fmt::Display for Topology {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Topology {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.sockets, self.cores, self.threads)
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! Names and values are ours and constant, so every function just encodes: nothing can fail.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 /// `Name (name, value)`.
 pub(super) fn name(name: &[u8], value: &[u8]) -> Vec<u8> {
     [&[0x08], name, value].concat()

@@ -4,6 +4,8 @@
 //! published. PCI functions are found by scanning the bus, processors by the MADT. The text form is in
 //! `arch/tests/golden/dsdt.dsl`.
 
+use alloc::vec::Vec;
+
 use super::aml::{self, Window};
 use super::mcfg;
 use super::sdt::Sdt;

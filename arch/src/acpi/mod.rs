@@ -18,6 +18,8 @@ mod madt;
 mod mcfg;
 mod sdt;
 
+use alloc::vec::Vec;
+
 use serde::Serialize;
 
 use crate::{Gpa, GpaRange};

@@ -1,5 +1,7 @@
 //! A system description table under construction: the common header and little-endian fields (5.2.6).
 
+use alloc::vec::Vec;
+
 /// Bytes of the header.
 pub(super) const HEADER_SIZE: usize = 36;
 

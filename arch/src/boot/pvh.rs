@@ -2,6 +2,8 @@
 //!
 //! The structure, its module list and its memory map are one block of bytes for [`START_INFO`].
 
+use alloc::vec::Vec;
+
 use super::{BootError, COMMAND_LINE, MAX_E820_ENTRIES, START_INFO};
 use crate::e820::E820Entry;
 use crate::{Gpa, GpaRange};

@@ -3,7 +3,8 @@
 //! Plain values: the caller carries them over into its own register structures. Registers that are not named
 //! are zero. Only the first vCPU gets them; the others wait for INIT and SIPI in their reset state.
 
-use std::iter;
+use alloc::vec::Vec;
+use core::iter;
 
 use serde::Serialize;
 

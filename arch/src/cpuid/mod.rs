@@ -9,6 +9,8 @@
 mod features;
 mod topology;
 
+use alloc::vec::Vec;
+
 use serde::Serialize;
 
 use crate::{Topology, VcpuId};
@@ -61,7 +63,7 @@ impl CpuidTable {
     }
 
     /// All entries.
-    pub fn iter(&self) -> std::slice::Iter<'_, CpuidEntry> {
+    pub fn iter(&self) -> core::slice::Iter<'_, CpuidEntry> {
         self.0.iter()
     }
 
@@ -104,7 +106,7 @@ impl CpuidTable {
 
 impl<'a> IntoIterator for &'a CpuidTable {
     type Item = &'a CpuidEntry;
-    type IntoIter = std::slice::Iter<'a, CpuidEntry>;
+    type IntoIter = core::slice::Iter<'a, CpuidEntry>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.iter()

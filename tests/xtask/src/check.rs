@@ -5,12 +5,18 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::cargo::{cargo, run};
-use crate::{Part, edges, unsafe_list};
+use crate::{Part, edges, no_std, unsafe_list};
 
 /// Runs one part or all; goes on after a failure, so that one run tells everything.
 pub fn check(only: Option<Part>) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
-    for part in [Part::Fmt, Part::Edges, Part::Unsafe, Part::Clippy] {
+    for part in [
+        Part::Fmt,
+        Part::Edges,
+        Part::Unsafe,
+        Part::NoStd,
+        Part::Clippy,
+    ] {
         if only.is_some_and(|o| o != part) {
             continue;
         }
@@ -20,6 +26,7 @@ pub fn check(only: Option<Part>) -> Result<ExitCode> {
             Part::Clippy => clippy(),
             Part::Edges => edges::edges(),
             Part::Unsafe => unsafe_list::check(),
+            Part::NoStd => no_std::check(),
         }?;
         if result != ExitCode::SUCCESS {
             println!("check {part:?}: FAILED");

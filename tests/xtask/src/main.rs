@@ -9,6 +9,7 @@ mod deny;
 mod edges;
 mod fuzz;
 mod lanes;
+mod no_std;
 mod output;
 mod unsafe_list;
 
@@ -65,7 +66,7 @@ enum Task {
         #[arg(long)]
         ordinary: bool,
     },
-    /// Formatting, lints, crate graph, dependency reasons, modules with unsafe code
+    /// Formatting, lints, crate graph, dependency reasons, modules with unsafe code, crates without std
     Check {
         /// Only this part
         part: Option<Part>,
@@ -114,6 +115,8 @@ enum Part {
     Edges,
     /// The list of modules with unsafe code is the reviewed one
     Unsafe,
+    /// `firmware`, and so `arch`, for a target without std
+    NoStd,
 }
 
 fn main() -> Result<ExitCode> {
