@@ -8,7 +8,9 @@
 mod events;
 
 use alloc::borrow::Cow;
+use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use tdvmm_arch::acpi::AcpiTables;
 use tdvmm_arch::{Gpa, GpaRange};
@@ -107,6 +109,12 @@ pub enum DirectBootError {
 }
 
 /// The contents of the sections that start `kernel` with `cmdline`.
+///
+/// A bzImage is borrowed. A vmlinux is laid out in memory of its own: however small its file is, that
+/// reaches from the start of the Payload section to the end of the last byte of a segment, so it has at
+/// most the section's size, which [`MAX_ADDED`] bounds.
+///
+/// [`MAX_ADDED`]: crate::image::MAX_ADDED
 ///
 /// # Errors
 ///
@@ -213,18 +221,27 @@ fn lay_out(elf: &[u8], section: GpaRange) -> Result<(Gpa, Vec<u8>), DirectBootEr
     };
     let (entry, table, count) = header().filter(|_| is_elf).ok_or(DirectBootError::Format)?;
 
-    let mut memory = Vec::new();
+    // Twice over the headers, so that memory is taken once and is never larger than the section.
+    let mut len = 0;
     for index in 0..usize::from(count) {
         let segment = segment(elf, table, index).ok_or(DirectBootError::Segment(index))?;
         if let Some(segment) = segment {
-            place(&mut memory, &segment, section)?;
+            len = segment.place_in(section)?.end.max(len);
         }
     }
-    if memory.is_empty() {
+    if len == 0 {
         return Err(DirectBootError::Format);
     }
     if !section.contains(entry) {
         return Err(DirectBootError::Elsewhere { at: entry, section });
+    }
+    let mut memory = vec![0; len];
+    for index in 0..usize::from(count) {
+        if let Some(segment) = segment(elf, table, index).flatten() {
+            let at = segment.place_in(section)?.start;
+            let placed = wire::put(&mut memory, at, segment.bytes);
+            placed.ok_or(DirectBootError::Segment(index))?;
+        }
     }
     Ok((entry, memory))
 }
@@ -257,21 +274,16 @@ fn segment(elf: &[u8], table: usize, index: usize) -> Option<Option<Segment<'_>>
     }))
 }
 
-fn place(
-    memory: &mut Vec<u8>,
-    segment: &Segment<'_>,
-    section: GpaRange,
-) -> Result<(), DirectBootError> {
-    let at = segment.at;
-    let elsewhere = DirectBootError::Elsewhere { at, section };
-    GpaRange::from_len(at, segment.len)
-        .filter(|range| section.contains_range(*range))
-        .ok_or(elsewhere)?;
-    let start = at.0.checked_sub(section.start().0).ok_or(elsewhere)?;
-    let start = usize::try_from(start).map_err(|_| elsewhere)?;
-    let end = start.saturating_add(segment.bytes.len());
-    if memory.len() < end {
-        memory.resize(end, 0);
+impl Segment<'_> {
+    /// Where its bytes lie in the section, which has to hold all of its memory.
+    fn place_in(&self, section: GpaRange) -> Result<Range<usize>, DirectBootError> {
+        let at = self.at;
+        let elsewhere = DirectBootError::Elsewhere { at, section };
+        GpaRange::from_len(at, self.len)
+            .filter(|range| section.contains_range(*range))
+            .ok_or(elsewhere)?;
+        let start = at.0.checked_sub(section.start().0).ok_or(elsewhere)?;
+        let start = usize::try_from(start).map_err(|_| elsewhere)?;
+        Ok(start..start.saturating_add(self.bytes.len()))
     }
-    wire::put(memory, start, segment.bytes).ok_or(elsewhere)
 }

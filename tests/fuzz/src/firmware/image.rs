@@ -81,6 +81,19 @@ pub fn build(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
     cut(u, file, vars)
 }
 
+/// A legal image of OVMF's layout that starts with `vars`, which are whole pages.
+#[must_use]
+pub fn ovmf(vars: &[u8]) -> Vec<u8> {
+    let mut file = vec![0x90; vars.len() + 3 * PAGE];
+    put(&mut file, 0, vars);
+    let size = file.len() as u64;
+    let at = file.len() - 0x400;
+    let rows = rows(0, size, vars.len() as u64);
+    write_descriptor(&mut file, &Descriptor::legal(at), &rows);
+    put(&mut file, size as usize - 0x20, &(at as u32).to_le_bytes());
+    file
+}
+
 /// A legal image of the TD-Shim layout that boots a kernel.
 #[must_use]
 pub fn td_shim() -> Vec<u8> {
@@ -222,6 +235,28 @@ fn write_table(u: &mut Unstructured<'_>, file: &mut [u8], from_end: u32) -> Resu
     };
     put(file, footer - 2, &total.to_le_bytes());
     Ok(())
+}
+
+/// Gives a legal image without a GUID table the largest that there can be, and returns its number of
+/// entries. The descriptor moves before it; the file has to have that room.
+pub fn fill_guid_table(file: &mut [u8]) -> usize {
+    const ENTRY: usize = 18;
+    let footer = file.len() - 0x30;
+    let entries = usize::from(u16::MAX) / ENTRY - 1;
+    let from = file.len() - 0x400;
+    let to = footer - 0x400 - entries * ENTRY;
+    file.copy_within(from..footer - 2, to);
+    let end = file.len();
+    put(file, end - 0x20, &(to as u32).to_le_bytes());
+    put(file, footer, &FOOTER);
+    let total = entries * ENTRY + ENTRY;
+    put(file, footer - 2, &(total as u16).to_le_bytes());
+    for number in 1..=entries {
+        let at = footer - 2 - number * ENTRY;
+        put(file, at, &(ENTRY as u16).to_le_bytes());
+        put(file, at + 2, &[0x5a; 16]);
+    }
+    entries
 }
 
 fn write_entry(
