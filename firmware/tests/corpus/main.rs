@@ -36,44 +36,115 @@ fn corpus_of(target: &str) -> Vec<(String, Vec<u8>)> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use arbitrary::Unstructured;
-    use tdvmm_firmware::image::Image;
-    use tdvmm_firmware::varstore::VariableStore;
+    use arbitrary::{Result, Unstructured};
+    use tdvmm_arch::GpaRange;
+    use tdvmm_firmware::fwcfg::{FwCfgInput, KernelFiles, blob, contents};
+    use tdvmm_firmware::hob::{self, Extensions};
+    use tdvmm_firmware::image::{Contents, Image};
+    use tdvmm_firmware::td_shim::direct_boot;
+    use tdvmm_firmware::varstore::{VariableStore, replace_variables};
 
     use super::corpus_of;
-    use super::firmware::reasons::{IMAGE, STORE, of_image, of_store};
-    use super::firmware::{image, store};
+    use super::firmware::image::Shim;
+    use super::firmware::reasons::{
+        FW_CFG, HOB, IMAGE, KERNEL, REGIONS, REPLACE, STORE, of_fw_cfg, of_hob, of_image,
+        of_kernel, of_regions, of_replace, of_store,
+    };
+    use super::firmware::{boot, image, store};
 
-    /// The files of a target's corpus, made into inputs.
-    fn replayed(
+    /// Asserts that the files of a target's corpus, made into inputs, end in all of these ways.
+    fn assert_reached<T>(
         target: &str,
-        build: fn(&mut Unstructured<'_>) -> arbitrary::Result<Vec<u8>>,
-        end: fn(&[u8]) -> &'static str,
-    ) -> BTreeSet<&'static str> {
-        corpus_of(target)
-            .into_iter()
-            .filter_map(|(_, bytes)| {
-                let input = build(&mut Unstructured::new(&bytes)).ok()?;
-                Some(end(&input))
-            })
-            .collect()
+        build: fn(&mut Unstructured<'_>) -> Result<T>,
+        end: impl Fn(&T) -> Vec<&'static str>,
+        all: &[&'static str],
+    ) {
+        let reached: BTreeSet<_> = corpus_of(target)
+            .iter()
+            .filter_map(|(_, bytes)| build(&mut Unstructured::new(bytes)).ok())
+            .flat_map(|input| end(&input))
+            .collect();
+        let missing: Vec<_> = all.iter().filter(|name| !reached.contains(*name)).collect();
+        assert!(missing.is_empty(), "not reached: {missing:?}");
     }
 
     #[test]
     fn corpus_of_images_reaches_every_refusal() {
-        let reached = replayed("firmware_image", image::build, |file| {
-            of_image(&Image::parse(file))
-        });
-        let all = IMAGE.iter().copied().collect();
-        assert_eq!(reached, all, "missing: {:?}", &all - &reached);
+        let end = |file: &Vec<u8>| vec![of_image(&Image::parse(file))];
+        assert_reached("firmware_image", image::build, end, IMAGE);
+    }
+
+    #[test]
+    fn corpus_of_images_reaches_refusals_of_hand_off_blocks() {
+        let end = |file: &Vec<u8>| {
+            let ram = [GpaRange::constant(0, 0x8000_0000)];
+            let build = |image| hob::build(&image, &ram, 4, &Extensions::default());
+            let made = Image::parse(file).map(build);
+            made.iter().map(of_hob).collect()
+        };
+        assert_reached("firmware_image", image::build, end, HOB);
     }
 
     #[test]
     fn corpus_of_variables_reaches_every_refusal() {
-        let reached = replayed("firmware_variables", store::build, |file| {
-            of_store(&VariableStore::parse(file))
-        });
-        let all = STORE.iter().copied().collect();
-        assert_eq!(reached, all, "missing: {:?}", &all - &reached);
+        let end = |file: &Vec<u8>| vec![of_store(&VariableStore::parse(file))];
+        assert_reached("firmware_variables", store::build, end, STORE);
+    }
+
+    #[test]
+    fn corpus_of_variables_reaches_every_refusal_of_an_image_to_take_them() {
+        let end = |file: &Vec<u8>| {
+            let images = [
+                image::ovmf(&store::legal(file.len()).bytes),
+                image::ovmf(&store::legal(0x5000).bytes),
+                image::td_shim(Shim::NoVariables),
+                file.clone(),
+            ];
+            let replace = |mut image: Vec<u8>| of_replace(&replace_variables(&mut image, file));
+            images.map(replace).to_vec()
+        };
+        assert_reached("firmware_variables", store::build, end, REPLACE);
+    }
+
+    #[test]
+    fn corpus_of_boots_reaches_every_refusal_of_a_kernel() {
+        let end = |boot: &boot::Boot| {
+            let image = Image::parse(&boot.image).unwrap();
+            let initramfs = boot.initramfs.as_deref();
+            let made = direct_boot(&image, &boot.kernel, &boot.cmdline, initramfs);
+            vec![of_kernel(&made)]
+        };
+        assert_reached("firmware_kernel", boot::build, end, KERNEL);
+    }
+
+    #[test]
+    fn corpus_of_boots_reaches_every_refusal_of_contents() {
+        let end = |boot: &boot::Boot| {
+            let given = Contents {
+                payload: Some(&boot.kernel),
+                payload_param: Some(boot.cmdline.as_bytes()),
+                ..Contents::default()
+            };
+            let image = Image::parse(&boot.image).unwrap();
+            vec![of_regions(&image.regions(&given))]
+        };
+        assert_reached("firmware_kernel", boot::build, end, REGIONS);
+    }
+
+    #[test]
+    fn corpus_of_boots_reaches_refusals_of_fw_cfg() {
+        let end = |boot: &boot::Boot| {
+            let input = FwCfgInput {
+                kernel: Some(KernelFiles {
+                    kernel: blob(boot.kernel.clone()),
+                    initramfs: boot.initramfs.clone().map(blob),
+                    cmdline: boot.cmdline.clone(),
+                    shim: None,
+                }),
+                ..FwCfgInput::default()
+            };
+            vec![of_fw_cfg(&contents(&input))]
+        };
+        assert_reached("firmware_kernel", boot::build, end, FW_CFG);
     }
 }

@@ -11,7 +11,8 @@ use tdvmm_firmware::td_shim::direct_boot;
 use tdvmm_firmware::varstore::{VariableStore, variables_range};
 
 use crate::corpus_of;
-use crate::firmware::{image, store, vmlinux};
+use crate::firmware::image::{self, Shim};
+use crate::firmware::{boot, store, vmlinux};
 use crate::heap;
 
 /// What may be held whatever the size of the file.
@@ -152,7 +153,7 @@ fn guid_table_as_dense_as_it_can_be_is_parsed_within_bounded_memory() {
 /// A vmlinux is laid out, so the section bounds what is held, and not the file.
 #[test]
 fn vmlinux_is_laid_out_within_the_section() {
-    let file = image::td_shim();
+    let file = image::td_shim(Shim::TakesKernel);
     let image = Image::parse(&file).unwrap();
     let section = image.section(SectionKind::Payload).unwrap().range();
     let boots = |kernel: &[u8]| {
@@ -166,8 +167,8 @@ fn vmlinux_is_laid_out_within_the_section() {
     assert!(kernel.len() < 0x200 && boots(&kernel));
     for (_, bytes) in corpus_of("firmware_kernel") {
         boots(&bytes);
-        if let Ok(kernel) = vmlinux::build(&mut Unstructured::new(&bytes)) {
-            boots(&kernel);
+        if let Ok(boot) = boot::build(&mut Unstructured::new(&bytes)) {
+            boots(&boot.kernel);
         }
     }
 }

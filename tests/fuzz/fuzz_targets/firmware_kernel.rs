@@ -1,36 +1,53 @@
-//! A nearly legal kernel is laid out for TD-Shim, and offered through fw_cfg.
+//! A nearly possible boot is laid out for TD-Shim, and offered through fw_cfg.
 
 #![no_main]
 
 use arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
 use tdvmm_firmware::fwcfg::{FwCfgInput, KernelFiles, blob, contents};
-use tdvmm_firmware::image::{Image, SectionKind};
+use tdvmm_firmware::image::{Contents, Image, SectionKind};
 use tdvmm_firmware::td_shim::direct_boot;
-use tdvmm_fuzz::firmware::{image, vmlinux};
+use tdvmm_fuzz::firmware::boot::{self, Boot};
 
 fuzz_target!(|bytes: &[u8]| {
-    let Ok(kernel) = vmlinux::build(&mut Unstructured::new(bytes)) else {
+    let Ok(boot) = boot::build(&mut Unstructured::new(bytes)) else {
         return;
     };
-    for kernel in [&kernel, bytes] {
-        let file = image::td_shim();
-        let image = Image::parse(&file).expect("the image is legal");
-        let section = image
-            .section(SectionKind::Payload)
-            .expect("it has a payload");
-        if let Ok(boot) = direct_boot(&image, kernel, "quiet", None) {
-            assert!(boot.payload.len() as u64 <= section.range().len());
-        }
-        let input = FwCfgInput {
-            kernel: Some(KernelFiles {
-                kernel: blob(kernel.to_vec()),
-                initramfs: None,
-                cmdline: String::new(),
-                shim: None,
-            }),
-            ..FwCfgInput::default()
-        };
-        let _ = contents(&input);
-    }
+    start(&boot, &boot.kernel);
+    start(&boot, bytes);
 });
+
+fn start(boot: &Boot, kernel: &[u8]) {
+    let image = Image::parse(&boot.image).expect("the image is legal");
+    let room = |kind| {
+        image
+            .section(kind)
+            .map_or(0, |section| section.range().len())
+    };
+    if let Ok(ready) = direct_boot(&image, kernel, &boot.cmdline, boot.initramfs.as_deref()) {
+        assert!(ready.payload.len() as u64 <= room(SectionKind::Payload));
+        assert!(ready.parameters.len() as u64 <= room(SectionKind::PayloadParam));
+        let given = Contents {
+            payload: Some(&ready.payload),
+            payload_param: Some(&ready.parameters),
+            ..Contents::default()
+        };
+        assert!(image.regions(&given).is_ok());
+    }
+    let unchecked = Contents {
+        payload: Some(kernel),
+        payload_param: Some(boot.cmdline.as_bytes()),
+        ..Contents::default()
+    };
+    let _ = image.regions(&unchecked);
+    let input = FwCfgInput {
+        kernel: Some(KernelFiles {
+            kernel: blob(kernel.to_vec()),
+            initramfs: boot.initramfs.clone().map(blob),
+            cmdline: boot.cmdline.clone(),
+            shim: None,
+        }),
+        ..FwCfgInput::default()
+    };
+    let _ = contents(&input);
+}

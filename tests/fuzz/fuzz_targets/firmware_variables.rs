@@ -1,16 +1,30 @@
-//! A nearly legal store of variables is read, with the keys in it.
+//! A nearly legal store of variables is read, with the keys in it, and put into images.
 
 #![no_main]
 
 use arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
-use tdvmm_firmware::varstore::VariableStore;
+use tdvmm_firmware::varstore::{VariableStore, replace_variables, variables_range};
+use tdvmm_fuzz::firmware::image::{self, Shim};
 use tdvmm_fuzz::firmware::store;
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(file) = store::build(&mut Unstructured::new(bytes)) else {
         return;
     };
+    let firmware = [
+        image::ovmf(&store::legal(file.len()).bytes),
+        image::ovmf(&store::legal(0x5000).bytes),
+        image::td_shim(Shim::NoVariables),
+        file.clone(),
+    ];
+    for mut firmware in firmware {
+        let before = firmware.clone();
+        match replace_variables(&mut firmware, &file) {
+            Ok(()) => assert_eq!(variables_range(&firmware), variables_range(&before)),
+            Err(_) => assert_eq!(firmware, before),
+        }
+    }
     let Ok(store) = VariableStore::parse(&file) else {
         return;
     };

@@ -94,13 +94,39 @@ pub fn ovmf(vars: &[u8]) -> Vec<u8> {
     file
 }
 
-/// A legal image of the TD-Shim layout that boots a kernel.
+/// What an image of TD-Shim's layout has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shim {
+    /// Places for a kernel and its command line.
+    TakesKernel,
+    /// Neither of them.
+    NoPayload,
+    /// No place for a command line.
+    NoParameters,
+    /// A payload in the file.
+    OwnPayload,
+    /// No variables.
+    NoVariables,
+}
+
+/// A legal image of TD-Shim's layout that boots a kernel.
 #[must_use]
-pub fn td_shim() -> Vec<u8> {
+pub fn td_shim(shim: Shim) -> Vec<u8> {
     let mut file = vec![0x90; 3 * PAGE];
     let size = file.len() as u64;
     let at = file.len() - 0x400;
-    let rows = rows(1, size, PAGE as u64);
+    // BFV, CFV, TD_HOB, Payload, PayloadParam.
+    let mut rows = rows(1, size, PAGE as u64);
+    match shim {
+        Shim::TakesKernel => {}
+        Shim::NoPayload => rows.truncate(3),
+        Shim::NoParameters => rows.truncate(4),
+        Shim::OwnPayload => {
+            rows[1].raw = 0x800;
+            (rows[3].data, rows[3].raw) = (0x800, 0x800);
+        }
+        Shim::NoVariables => drop(rows.remove(1)),
+    }
     write_descriptor(&mut file, &Descriptor::legal(at), &rows);
     put(&mut file, 3 * PAGE - 0x20, &(at as u32).to_le_bytes());
     file

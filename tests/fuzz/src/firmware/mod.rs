@@ -3,6 +3,7 @@
 //!
 //! The folder is used twice: by the fuzz targets, and by the test that replays their corpus.
 
+pub mod boot;
 pub mod image;
 pub mod reasons;
 pub mod store;
