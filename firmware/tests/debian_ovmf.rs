@@ -115,6 +115,8 @@ fn keys(file: &[u8]) -> Result<(), Failed> {
     );
     let release = report.release.unwrap_or_default();
     assert!(release.contains("202608"), "{release}");
+    let nameless = report.guid_table.iter().find(|e| e.meaning.is_none());
+    assert_eq!(nameless, None);
     let variables = report.variables.ok_or("no variables")?;
     assert_eq!(variables.secure_boot, Some(SecureBoot::Enforced));
     let names = |keys: &[Key]| -> Vec<String> {

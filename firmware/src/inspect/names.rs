@@ -6,13 +6,13 @@ use crate::guid::Guid;
 use crate::measure::Digest;
 
 /// What an entry of the GUID table holds. Source: EDK2
-/// `OvmfPkg/ResetVector/Ia16/ResetVectorVtf0.asm`.
+/// `OvmfPkg/ResetVector/Ia16/ResetVectorVtf0.asm`, `OvmfPkg/ResetVector/X64/IgvmMetadata.asm`.
 pub(super) fn meaning(guid: Guid) -> Option<&'static str> {
     let found = MEANINGS.iter().find(|(known, _)| *known == guid);
     found.map(|(_, meaning)| *meaning)
 }
 
-const MEANINGS: [(Guid, &str); 5] = [
+const MEANINGS: [(Guid, &str); 6] = [
     (
         Guid::new(
             0xe47a_6535,
@@ -57,6 +57,15 @@ const MEANINGS: [(Guid, &str); 5] = [
             [0x89, 0x0e, 0x68, 0xc7, 0x7e, 0x2f, 0xb4, 0x4e],
         ),
         "SEV-ES reset address of other processors",
+    ),
+    (
+        Guid::new(
+            0x784f_a70e,
+            0x3176,
+            0x4677,
+            [0x8a, 0x20, 0x04, 0xb6, 0x86, 0x99, 0xe3, 0x74],
+        ),
+        "IGVM parameter areas, as an offset from the end",
     ),
 ];
 

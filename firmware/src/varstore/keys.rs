@@ -77,7 +77,7 @@ pub enum KeyKind {
     X509,
     /// The SHA-256 of one program.
     Sha256,
-    /// Another type of signature, by its GUID.
+    /// Another type of signature, by its GUID, or what claims to be a SHA-256 and has another length.
     Other(Guid),
 }
 
@@ -91,7 +91,7 @@ pub struct Key {
     /// The common name of a certificate's subject.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
-    /// SHA-256 of a certificate, or the digest that is listed.
+    /// The digest that is listed, else SHA-256 of what is: 64 hex digits.
     pub sha256: String,
 }
 
@@ -137,6 +137,8 @@ impl VariableStore<'_> {
 
 const LIST_HEADER: usize = 28;
 const OWNER: usize = 16;
+/// Bytes of a SHA-256 digest.
+const DIGEST: usize = 32;
 
 /// The entries of all lists in a variable.
 fn read_lists(mut data: &[u8]) -> Vec<Key> {
@@ -172,7 +174,7 @@ fn read_key(kind: Guid, entry: &[u8]) -> Option<Key> {
             x509::subject_common_name(bytes),
             hex(&Sha256::digest(bytes)),
         ),
-        SHA256 => (KeyKind::Sha256, None, hex(bytes)),
+        SHA256 if bytes.len() == DIGEST => (KeyKind::Sha256, None, hex(bytes)),
         other => (KeyKind::Other(other), None, hex(&Sha256::digest(bytes))),
     };
     Some(Key {

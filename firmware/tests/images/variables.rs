@@ -214,6 +214,21 @@ fn keys_are_listed_with_the_name_of_their_subject() {
 }
 
 #[test]
+fn digest_of_another_length_is_not_passed_off_as_one() {
+    let mut db = list(SHA256, &[&[0xab; 32]]);
+    db.extend(list(SHA256, &[&[0xcd; 31], &[0xee; 31]]));
+    db.extend(list(SHA256, &[&[0xef; 400]]));
+    let mut written = Store::new(0x1000);
+    written.add(ADDED, SECURITY, "db", &db);
+    let keys = VariableStore::parse(&written.bytes).unwrap().keys().db;
+    let other = KeyKind::Other(Guid::from_bytes(SHA256));
+    let kinds: Vec<_> = keys.iter().map(|key| key.kind).collect();
+    assert_eq!(kinds, [KeyKind::Sha256, other, other, other]);
+    assert!(keys.iter().all(|key| key.sha256.len() == 64), "{keys:?}");
+    assert_eq!(keys[0].sha256, "ab".repeat(32));
+}
+
+#[test]
 fn name_that_a_certificate_holds_cannot_steer_a_terminal() {
     let mut written = Store::new(0x1000);
     let evil = certificate("\u{1b}[2J\nMicrosoft");

@@ -28,7 +28,11 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(store) = VariableStore::parse(&file) else {
         return;
     };
-    let _ = (store.keys(), store.secure_boot());
+    let _ = store.secure_boot();
+    let keys = store.keys();
+    for key in [keys.pk, keys.kek, keys.db, keys.dbx].concat() {
+        assert_eq!(key.sha256.len(), 64);
+    }
     for variable in store.variables() {
         assert_eq!(store.data(variable).len(), variable.data.len());
     }
