@@ -97,12 +97,15 @@ impl SectionKind {
         }
     }
 
-    const fn legal_attributes(self) -> u32 {
+    /// Whether a section of this type may have these attributes. Whether the others are measured is the
+    /// image's choice, and done as it says.
+    const fn allows(self, attributes: u32) -> bool {
         match self {
             // A measured TD HOB would tie MRTD to the size of the guest's memory.
-            Self::TdHob | Self::TdInfo | Self::TdParams | Self::Unknown(_) => 0,
-            Self::PermMem => PAGE_AUG,
-            _ => MR_EXTEND,
+            Self::TdHob | Self::TdInfo | Self::TdParams | Self::Unknown(_) => attributes == 0,
+            // Without the bit it would have to be added, which no image asks for.
+            Self::PermMem => attributes == PAGE_AUG,
+            _ => attributes & !MR_EXTEND == 0,
         }
     }
 }
@@ -227,7 +230,7 @@ impl Entry {
         if let SectionKind::Unknown(number) = self.kind {
             return Err(SectionError::Kind(number));
         }
-        if self.attributes & !self.kind.legal_attributes() != 0 {
+        if !self.kind.allows(self.attributes) {
             return Err(SectionError::Attributes(self.attributes));
         }
         let (at, len) = (Gpa(self.address), self.memory_size);

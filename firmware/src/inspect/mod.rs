@@ -183,6 +183,7 @@ pub fn report(bytes: &[u8]) -> Result<Report, InspectError> {
         }
         None => (of(&image, Order::PerPage), of(&image, Order::TwoPass)),
     };
+    notes.extend(image.sections().iter().filter_map(note_on_measuring));
     if image.wants_payload() {
         notes.push("the VMM places the kernel in the Payload section".to_string());
     }
@@ -202,6 +203,20 @@ pub fn report(bytes: &[u8]) -> Result<Report, InspectError> {
             .section(SectionKind::Cfv)
             .map(|section| variables(image.data(section))),
     })
+}
+
+/// What is measured otherwise than images in use have it, so that MRTD says less or other things.
+fn note_on_measuring(section: &Section) -> Option<String> {
+    let (index, kind) = (section.index(), section.kind());
+    match (kind, section.measure()) {
+        (SectionKind::Bfv, Measure::No) => Some(alloc::format!(
+            "section {index} ({kind}) is not measured, so MRTD does not tell what code starts"
+        )),
+        (SectionKind::Cfv, Measure::Yes) => Some(alloc::format!(
+            "section {index} ({kind}) is measured, so other variables give another MRTD"
+        )),
+        _ => None,
+    }
 }
 
 /// MRTD of the file alone.

@@ -46,7 +46,7 @@ pub fn variables_range(file: &[u8]) -> Result<Range<usize>, ReplaceError> {
 }
 
 /// Puts `variables` in the place of those of the firmware in `file`. MRTD stays what it was, as no
-/// image in use measures its variables; `RTMR[0]` changes.
+/// image in use measures its variables (a report has a note on one that does); `RTMR[0]` changes.
 ///
 /// # Errors
 ///

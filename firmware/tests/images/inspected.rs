@@ -87,6 +87,21 @@ fn measured_payload_from_the_vmm_leaves_mrtd_unknown() {
 }
 
 #[test]
+fn code_that_is_not_measured_and_variables_that_are_get_a_note() {
+    let notes = |change: fn(&mut Vec<synthetic::Row>)| {
+        let mut rows = synthetic::ovmf();
+        change(&mut rows);
+        let file = synthetic::image(4 << 20, Lead::Table, &rows);
+        inspect::report(&file).unwrap().notes
+    };
+    assert!(notes(|_| {}).is_empty());
+    let code = "section 0 (BFV) is not measured, so MRTD does not tell what code starts";
+    assert_eq!(notes(|rows| rows[0].attributes = 0), [code]);
+    let variables = "section 1 (CFV) is measured, so other variables give another MRTD";
+    assert_eq!(notes(|rows| rows[1].attributes = 1), [variables]);
+}
+
+#[test]
 fn file_that_cannot_be_launched_alone_is_refused_on_one_line() {
     let whole = ovmf();
     let refused = |file: &[u8]| inspect::report(file).unwrap_err().to_string();

@@ -160,6 +160,11 @@ fn attributes_that_the_type_cannot_have_are_refused() {
         let source = refusal_of_section(index, |row| row.attributes = attributes);
         assert_eq!(source, SectionError::Attributes(attributes));
     }
+    // PermMem, which the guest accepts itself: nobody would add it.
+    for attributes in [0, 1, 3] {
+        let source = refusal_of_section(3, |row| (row.kind, row.attributes) = (4, attributes));
+        assert_eq!(source, SectionError::Attributes(attributes));
+    }
 }
 
 #[test]
