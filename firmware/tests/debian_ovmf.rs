@@ -1,7 +1,7 @@
 //! What is known of Debian's `OVMF.inteltdx.ms.fd` (package ovmf-inteltdx 2026.08+ds-2).
 //!
-//! The image is taken from `$TDVMM_OVMF_TDX`, else from the cache directory. Without it the cases
-//! are reported as ignored with the reason; `TDVMM_REQUIRE=firmware` makes that a failure.
+//! The image is the one that `$TDVMM_OVMF_TDX` names; `cargo xtask test` sets it to the testbed's. Without it the
+//! cases are reported as ignored with the reason; `TDVMM_REQUIRE=firmware` makes that a failure.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -41,10 +41,10 @@ fn main() -> ExitCode {
 }
 
 fn firmware() -> Result<Vec<u8>, String> {
-    let path = match env::var_os("TDVMM_OVMF_TDX") {
-        Some(path) => PathBuf::from(path),
-        None => cache().join("firmware/OVMF.inteltdx.ms.fd"),
-    };
+    let path = env::var_os("TDVMM_OVMF_TDX").map(PathBuf::from);
+    let path = path.ok_or(
+        "Debian's OVMF.inteltdx.ms.fd: name it in TDVMM_OVMF_TDX, as cargo xtask test does",
+    )?;
     let bytes = fs::read(&path).map_err(|e| format!("the image {}: {e}", path.display()))?;
     let sha256: String = Sha256::digest(&bytes)
         .iter()
@@ -57,15 +57,6 @@ fn firmware() -> Result<Vec<u8>, String> {
             "{} with SHA-256 {SHA256}, it has {sha256}",
             path.display()
         ))
-    }
-}
-
-fn cache() -> PathBuf {
-    let set = |name| env::var_os(name).filter(|value| !value.is_empty());
-    match (set("TDVMM_CACHE"), set("XDG_CACHE_HOME")) {
-        (Some(cache), _) => PathBuf::from(cache),
-        (None, Some(cache)) => PathBuf::from(cache).join("tdvmm"),
-        (None, None) => PathBuf::from(set("HOME").unwrap_or_default()).join(".cache/tdvmm"),
     }
 }
 

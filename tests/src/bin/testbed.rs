@@ -1,10 +1,11 @@
-//! The testbed by hand: `demo td|ordinary`, `lab FOLDER`, `headers`, `fetch`. Started by `cargo xtask`.
+//! The testbed by hand: `demo td|ordinary`, `lab FOLDER`, `headers`, `firmware`, `fetch`. Started by `cargo xtask`.
 #![expect(clippy::print_stdout, reason = "a command-line program")]
 
 use std::path::Path;
 
 use anyhow::{Result, bail};
 use tdvmm_tests::debian::Packages;
+use tdvmm_tests::fixture::install;
 use tdvmm_tests::{demo, lab};
 
 fn main() -> Result<()> {
@@ -20,6 +21,10 @@ fn main() -> Result<()> {
             println!("{}", folder.display());
             Ok(())
         }
+        ["firmware"] => {
+            println!("{}", install::firmware_image(&packages)?.display());
+            Ok(())
+        }
         ["fetch"] => {
             packages.fetch_all()?;
             println!(
@@ -28,6 +33,6 @@ fn main() -> Result<()> {
             );
             Ok(())
         }
-        _ => bail!("usage: testbed demo td|ordinary | lab FOLDER | headers | fetch"),
+        _ => bail!("usage: testbed demo td|ordinary | lab FOLDER | headers | firmware | fetch"),
     }
 }

@@ -3,7 +3,7 @@
 use std::env;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -33,6 +33,17 @@ pub fn testbed(task: &str) -> Command {
         "--",
         task,
     ])
+}
+
+/// The path that the testbed prints for `task`, unless somebody has set `name` already. None where the package cannot be
+/// had: the tests say so.
+pub fn from_testbed(name: &str, task: &str) -> Option<String> {
+    if env::var_os(name).is_some() {
+        return None;
+    }
+    let output = testbed(task).stderr(Stdio::inherit()).output().ok()?;
+    let path = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| path.trim().to_owned())
 }
 
 /// Runs a command that prints for itself; its failure is ours.

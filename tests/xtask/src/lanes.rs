@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
-use crate::cargo::{cargo, list, metadata, run, testbed, text};
+use crate::cargo::{cargo, from_testbed, list, metadata, run, text};
 use crate::output::Counts;
 
 /// A lane of the test plan.
@@ -83,6 +83,18 @@ impl Lane {
             Self::L2 if has("l2") => vec![words("--package tdvmm-tests --test l2")],
             Self::L3 | Self::L4 if has("l3") => vec![words("--package tdvmm-tests --test l3")],
             Self::L2 | Self::L3 | Self::L4 => vec![],
+        }
+    }
+
+    /// The variables that name to this lane's tests what they need of packages, and the task of the testbed that
+    /// prints the path: the kernel's headers for crate `tdx`, Debian's firmware for TDs for crate `firmware`.
+    fn wants_of_testbed(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::L1 => &[
+                ("TDVMM_KERNEL_HEADERS", "headers"),
+                ("TDVMM_OVMF_TDX", "firmware"),
+            ],
+            Self::L0 | Self::L2 | Self::L3 | Self::L4 => &[],
         }
     }
 }
@@ -154,12 +166,13 @@ fn run_lane(lane: Lane, selection: &Selection, targets: &[String]) -> Result<Lan
     println!("\n== lane {lane:?}");
     let begin = Instant::now();
     let mut counts = Counts::default();
-    let headers = (lane == Lane::L1).then(kernel_headers).flatten();
+    let wanted = lane.wants_of_testbed().iter();
+    let found: Vec<_> = wanted
+        .filter_map(|(name, task)| Some((*name, from_testbed(name, task)?)))
+        .collect();
     for words in lane.commands(targets) {
         let mut command = cargo(["test", "--no-fail-fast"]);
-        if let Some(folder) = &headers {
-            command.env(HEADERS, folder);
-        }
+        command.envs(found.iter().map(|(name, path)| (*name, path)));
         command.args(words).arg("--").args(&selection.case);
         if lane == Lane::L4 {
             command.arg("--on-host");
@@ -175,19 +188,6 @@ fn run_lane(lane: Lane, selection: &Selection, targets: &[String]) -> Result<Lan
         counts,
         time: begin.elapsed(),
     })
-}
-
-/// Names the folder with the kernel's headers that crate `tdx` compares its ABI with.
-const HEADERS: &str = "TDVMM_KERNEL_HEADERS";
-
-/// The testbed's headers, unless somebody named others. None where they cannot be had: the tests say so.
-fn kernel_headers() -> Option<String> {
-    if std::env::var_os(HEADERS).is_some() {
-        return None;
-    }
-    let output = testbed("headers").stderr(Stdio::inherit()).output().ok()?;
-    let folder = String::from_utf8(output.stdout).ok()?;
-    output.status.success().then(|| folder.trim().to_owned())
 }
 
 /// Shows and counts the output of one run. A run that fails without a failed test (it did not
@@ -279,6 +279,16 @@ mod tests {
         ];
         let text = summary(&results, "full", time);
         assert_eq!(text.lines().last(), Some("5 passed, 1 failed, 1 skipped"));
+    }
+
+    #[test]
+    fn what_lane_l1_wants_of_packages_is_a_task_of_the_testbed() {
+        let testbed = include_str!("../../src/bin/testbed.rs");
+        let wants = Lane::L1.wants_of_testbed();
+        assert!(wants.contains(&("TDVMM_OVMF_TDX", "firmware")));
+        for (name, task) in wants {
+            assert!(testbed.contains(&format!("[\"{task}\"] =>")), "{name}");
+        }
     }
 
     #[test]
