@@ -11,11 +11,18 @@ use tdvmm::config::validate;
 use tdvmm::ending::{BAD_ARGUMENTS, BAD_CONFIG, Ending, HOST_ERROR, TDX_NOT_READY};
 use tdvmm::machine::run::Prepared;
 use tdvmm::observe::log;
+use tdvmm::payload::{self, file::Limit};
 use tdvmm::plan::secure_boot::Doubt;
 use tdvmm::serial::terminal;
 use tdvmm::{heap, host_check};
 use tdvmm_firmware::inspect;
 use tdvmm_tdx::host::first_failure;
+
+/// Of a file to inspect: firmware has the last 64 MiB below 4 GiB at the most.
+const INSPECTED: Limit = Limit {
+    bytes: 64 << 20,
+    beyond: "is larger than 64 MiB, so it is no firmware image",
+};
 
 fn main() -> ExitCode {
     heap::use_one_arena();
@@ -84,18 +91,17 @@ fn print_plan(prepared: &Prepared) -> ExitCode {
 }
 
 fn inspect(file: &Path, json: bool) -> ExitCode {
-    let unusable = |error: &dyn std::fmt::Display| {
-        say(&format!("{}: {error}", file.display()));
-        ExitCode::from(BAD_CONFIG)
-    };
-    let bytes = match std::fs::read(file) {
+    let bytes = match payload::file::read("inspect", file, INSPECTED) {
         Ok(bytes) => bytes,
-        Err(error) => return unusable(&error),
+        Err(error) => return fail(&error, BAD_CONFIG),
     };
     let printed = match inspect::report(&bytes) {
         Ok(report) if json => print_json(&report),
         Ok(report) => write!(io::stdout(), "{report}").map(|()| ExitCode::SUCCESS),
-        Err(error) => return unusable(&error),
+        Err(error) => {
+            say(&format!("inspect {}: {error}", file.display()));
+            return ExitCode::from(BAD_CONFIG);
+        }
     };
     printed.unwrap_or_else(|error| unprinted(&error))
 }

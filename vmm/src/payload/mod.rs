@@ -1,6 +1,7 @@
 //! The files that a guest is made of, opened and looked at before anything is created.
 
 mod elf;
+pub mod file;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -14,9 +15,22 @@ use thiserror::Error;
 
 use crate::config::{FirmwarePayload, KernelPayload, Payload};
 use crate::plan::PayloadFacts;
+use file::{Limit, open, read};
 
 /// The first bytes of a kernel file that say what it is, with all of a bzImage's setup header.
 const HEAD: usize = 1024;
+
+/// Of a firmware image, and so of its variable store.
+const FIRMWARE: Limit = Limit {
+    bytes: FIRMWARE_MAX,
+    beyond: "is larger than the 16 MiB that lie below 4 GiB for firmware",
+};
+
+/// Of what fw_cfg offers, whose sizes have 32 bits.
+const OFFERED: Limit = Limit {
+    bytes: u32::MAX as u64,
+    beyond: "is larger than 4 GiB, and firmware cannot be told its size",
+};
 
 /// A file of the payload cannot be used. Each message names the option and the file.
 #[derive(Debug, Error)]
@@ -194,7 +208,7 @@ impl Firmware {
     ///
     /// If one cannot be read or cannot be firmware.
     pub fn read(payload: &FirmwarePayload) -> Result<Self, PayloadError> {
-        let image = read("--firmware", &payload.image)?;
+        let image = read("--firmware", &payload.image, FIRMWARE)?;
         let unusable = |problem| PayloadError::Unusable {
             option: "--firmware",
             path: payload.image.clone(),
@@ -206,15 +220,10 @@ impl Firmware {
                 "is no firmware image: its size is no multiple of 4 KiB",
             ));
         }
-        if len > FIRMWARE_MAX {
-            return Err(unusable(
-                "is larger than the 16 MiB that lie below 4 GiB for firmware",
-            ));
-        }
         let vars = payload
             .vars
             .as_deref()
-            .map(|path| read("--firmware-vars", path))
+            .map(|path| read("--firmware-vars", path, FIRMWARE))
             .transpose()?;
         Ok(Self {
             image: blob(image),
@@ -241,9 +250,10 @@ fn read_kernel(
     payload: &FirmwarePayload,
 ) -> Result<KernelFiles, PayloadError> {
     let optional = |option, path: Option<&Path>| -> Result<Option<Blob>, PayloadError> {
-        path.map(|path| read(option, path).map(blob)).transpose()
+        path.map(|path| read(option, path, OFFERED).map(blob))
+            .transpose()
     };
-    let kernel = read("--kernel", &files.kernel)?;
+    let kernel = read("--kernel", &files.kernel, OFFERED)?;
     // Any EFI program will do for firmware that starts it as one; which does is known when it has been looked at.
     if !kernel.starts_with(b"MZ") && identify(&kernel).is_err() {
         return Err(PayloadError::Unusable {
@@ -258,36 +268,6 @@ fn read_kernel(
         cmdline: files.cmdline.clone(),
         shim: optional("--shim", payload.shim.as_deref())?,
     })
-}
-
-fn read(option: &'static str, path: &Path) -> Result<Vec<u8>, PayloadError> {
-    let (mut file, len) = open(option, path)?;
-    let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
-    file.read_to_end(&mut bytes)
-        .map_err(|source| PayloadError::Read {
-            option,
-            path: path.to_owned(),
-            source,
-        })?;
-    Ok(bytes)
-}
-
-fn open(option: &'static str, path: &Path) -> Result<(File, u64), PayloadError> {
-    let read_error = |source| PayloadError::Read {
-        option,
-        path: path.to_owned(),
-        source,
-    };
-    let file = File::open(path).map_err(read_error)?;
-    let metadata = file.metadata().map_err(read_error)?;
-    if !metadata.is_file() {
-        return Err(PayloadError::Unusable {
-            option,
-            path: path.to_owned(),
-            problem: "is no regular file",
-        });
-    }
-    Ok((file, metadata.len()))
 }
 
 /// The formats of kernels.
