@@ -2,27 +2,32 @@
 //!
 //! A refusal is for the guest's console, where the firmware then waits for a key. Whoever started `tdvmm` is told, too.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
 use tdvmm_tests::efi;
 use tdvmm_tests::exit_codes;
-use tdvmm_tests::fixture::install::{FIRMWARE, firmware_variables};
+use tdvmm_tests::fixture::install::{FIRMWARE, blank_variables, firmware_variables};
 use tdvmm_tests::guest::MARKER;
 use tdvmm_tests::harness::{Case, Context, L1_KERNEL, Tier};
 use tdvmm_tests::kernel;
 use tdvmm_tests::l1::{Machine, Outcome};
 
-use super::emtdx::{self, TDX};
+use super::emtdx::{self, KERNEL, OVMF_MRTD, TDX};
 use super::guests;
 use super::td_debian::{Td, case};
 
 const SHIM: &str = "/tdx/shimx64.efi";
 /// A program that the shim starts.
 const SIGNED_PROGRAM: &str = "/tdx/grubx64.efi";
+/// Variables of the same release without any key, so that nothing is enforced.
+const BLANK: &str = "/tdx/vars-blank.fd";
 /// The firmware's variables, with the key that signed Debian's kernel among those that may start.
 const OWN_KEY: &str = "/tdx/vars-own-key.fd";
 const SIGTERM: i32 = 15;
+/// What the firmware says of a kernel that may not start.
+const REFUSED: &str = "Secure boot image verification failed";
 /// Debian's kernel without its signature.
 const UNSIGNED_KERNEL: &str = "/tdx/kernel-unsigned";
 
@@ -51,7 +56,7 @@ pub fn cases() -> Vec<Case> {
                     kernel: UNSIGNED_KERNEL,
                     ..Td::default()
                 };
-                let output = speaks(context, td, "Secure boot image verification failed")?;
+                let output = speaks(context, td, REFUSED)?;
                 explained(&output, "refuses the kernel, which bears no signature")
             },
         ),
@@ -73,18 +78,65 @@ pub fn cases() -> Vec<Case> {
                 )
             },
         ),
-        case("td-secure-boot-own-key", full, &TDX, with_shim, |context| {
-            let td = Td {
-                firmware: FIRMWARE,
-                vars: Some(OWN_KEY),
-                ..Td::default()
-            };
-            td.boots(context).map(drop)
-        }),
+        case(
+            "td-secure-boot-other-variables",
+            full,
+            &TDX,
+            with_shim,
+            other_variables,
+        ),
     ]
 }
 
-/// Adds Debian's shim, a program for it, a kernel without a signature, and variables with the kernel's key.
+/// Variables in the place of the firmware's own decide what may start, change `RTMR[0]` and leave MRTD as it was. Its own
+/// refuse the kernel without a signature; blank ones let it start; with one key more the signed kernel may.
+fn other_variables(context: &mut Context<'_>) -> Result<()> {
+    let unsigned = Td {
+        firmware: FIRMWARE,
+        kernel: UNSIGNED_KERNEL,
+        ..Td::default()
+    };
+    emtdx::ended(context)?;
+    speaks(context, unsigned, REFUSED)?;
+    // A TD that refuses its kernel cannot tell what it measured: the witness does, where there is one.
+    let mut first_registers: Vec<String> = Vec::new();
+    for ended in emtdx::ended(context)? {
+        ensure!(ended.end.is_empty(), "the TD died: {}", ended.end);
+        ensure!(ended.mrtd == OVMF_MRTD, "MRTD is {}", ended.mrtd);
+        first_registers.push(ended.rtmr0);
+    }
+    let witnesses = usize::from(!context.l1.is_host());
+    let count = first_registers.len();
+    ensure!(count == witnesses, "{count} TDs ended, not {witnesses}");
+
+    let blank = Td {
+        vars: Some(BLANK),
+        ..unsigned
+    };
+    let own_key = Td {
+        kernel: KERNEL,
+        vars: Some(OWN_KEY),
+        ..unsigned
+    };
+    for td in [blank, own_key] {
+        let report = td.boots(context)?;
+        let mrtd = report.td_value("mrtd");
+        ensure!(mrtd == Some(OVMF_MRTD), "the guest's MRTD is {mrtd:?}");
+        let told = report
+            .td_value("rtmr0")
+            .context("no RTMR[0] in the report")?;
+        first_registers.push(told.to_owned());
+    }
+    let zero = "0".repeat(96);
+    let distinct: BTreeSet<&String> = first_registers.iter().filter(|r| **r != zero).collect();
+    ensure!(
+        distinct.len() == first_registers.len(),
+        "RTMR[0] with each of the stores: {first_registers:?}"
+    );
+    Ok(())
+}
+
+/// Adds Debian's shim, a program for it, a kernel without a signature, variables with the kernel's key, and blank ones.
 fn with_shim(machine: &mut Machine<'_>) -> Result<()> {
     guests::with_tdvmm(machine)?;
     let packages = machine.packages();
@@ -95,6 +147,7 @@ fn with_shim(machine: &mut Machine<'_>) -> Result<()> {
     let certificate = efi::certificate(&signed).context("the signature has no certificate")?;
     let variables = efi::with_key(firmware_variables(packages)?, certificate)
         .context("the firmware's variables have no list of keys")?;
+    let blank = blank_variables(packages)?;
     let grub = packages.unpack("grub-signed")?;
     let grub = grub.join("usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed");
     let archive = machine.archive();
@@ -102,6 +155,7 @@ fn with_shim(machine: &mut Machine<'_>) -> Result<()> {
     archive.copy(SIGNED_PROGRAM, 0o644, &grub)?;
     archive.file(UNSIGNED_KERNEL, 0o644, unsigned);
     archive.file(OWN_KEY, 0o644, variables);
+    archive.copy(BLANK, 0o644, &blank)?;
     Ok(())
 }
 
