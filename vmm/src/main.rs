@@ -13,8 +13,10 @@ use tdvmm::machine::run::Prepared;
 use tdvmm::observe::log;
 use tdvmm::payload::{self, file::Limit};
 use tdvmm::plan::secure_boot::Doubt;
+use tdvmm::plan::td::unplaceable;
 use tdvmm::serial::terminal;
 use tdvmm::{heap, host_check};
+use tdvmm_firmware::image::Image;
 use tdvmm_firmware::inspect;
 use tdvmm_tdx::host::first_failure;
 
@@ -95,13 +97,22 @@ fn inspect(file: &Path, json: bool) -> ExitCode {
         Ok(bytes) => bytes,
         Err(error) => return fail(&error, BAD_CONFIG),
     };
-    let printed = match inspect::report(&bytes) {
-        Ok(report) if json => print_json(&report),
-        Ok(report) => write!(io::stdout(), "{report}").map(|()| ExitCode::SUCCESS),
+    let mut report = match inspect::report(&bytes) {
+        Ok(report) => report,
         Err(error) => {
             say(&format!("inspect {}: {error}", file.display()));
             return ExitCode::from(BAD_CONFIG);
         }
+    };
+    // Another VMM may have a place for it, and its MRTD is the same there.
+    let image = Image::parse(&bytes).ok();
+    if let Some(problem) = image.as_ref().and_then(unplaceable) {
+        let note = format!("tdvmm does not launch it: it {problem}");
+        report.notes.push(note);
+    }
+    let printed = match json {
+        true => print_json(&report),
+        false => write!(io::stdout(), "{report}").map(|()| ExitCode::SUCCESS),
     };
     printed.unwrap_or_else(|error| unprinted(&error))
 }

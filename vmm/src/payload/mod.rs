@@ -20,10 +20,13 @@ use file::{Limit, open, read};
 /// The first bytes of a kernel file that say what it is, with all of a bzImage's setup header.
 const HEAD: usize = 1024;
 
+/// What is said of a larger image than [`FIRMWARE_MAX`].
+pub(crate) const TOO_LARGE: &str = "is larger than the 16 MiB that lie below 4 GiB for firmware";
+
 /// Of a firmware image, and so of its variable store.
 const FIRMWARE: Limit = Limit {
     bytes: FIRMWARE_MAX,
-    beyond: "is larger than the 16 MiB that lie below 4 GiB for firmware",
+    beyond: TOO_LARGE,
 };
 
 /// Of what fw_cfg offers, whose sizes have 32 bits.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use tdvmm_arch::acpi::AcpiTables;
-use tdvmm_arch::{Gpa, GpaRange};
+use tdvmm_arch::{Gpa, GpaRange, map};
 use tdvmm_firmware::hob::{self, Extensions, HobError};
 use tdvmm_firmware::image::{Contents, Family, Image, ParseError, RegionError};
 use tdvmm_firmware::measure::{Digest, Measure, Order, Region, RegionShapeError, mrtd};
@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use super::handover::{HandoverError, handover};
 use crate::config::{Machine, Payload, TdOptions};
-use crate::payload::Firmware;
+use crate::payload::{Firmware, TOO_LARGE};
 
 /// What TD-Shim has room for in its copy of the MADT (`MADT_MAX_SIZE`); it copies beyond that into a panic.
 const TD_SHIM_MADT_MAX: usize = 0xc00;
@@ -40,6 +40,14 @@ pub enum TdPlanError {
         size: u64,
         /// What does not fit.
         problem: HobError,
+    },
+    /// The image would be memory where something else is.
+    #[error("--firmware {}: {problem}", path.display())]
+    Unplaceable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: &'static str,
     },
     /// The hand-off blocks cannot be made.
     #[error("--firmware {}: {problem}", path.display())]
@@ -110,6 +118,10 @@ impl TdPlan {
             path: image_path(machine),
             source,
         })?;
+        if let Some(problem) = unplaceable(&image) {
+            let path = image_path(machine);
+            return Err(TdPlanError::Unplaceable { path, problem });
+        }
         let ram: Vec<GpaRange> = machine.ram.ranges().collect();
         let direct = match &machine.payload {
             Payload::Firmware(names) => handover(&image, firmware, names, &machine.ram),
@@ -147,6 +159,21 @@ impl TdPlan {
             regions: regions.iter().map(TdRegion::of).collect(),
         })
     }
+}
+
+/// Why the memory below 4 GiB has no place for an image that is legal in itself. All that an image may use there is one
+/// piece of memory up to 4 GiB, and a TD that finds memory in the place of the I/O APIC's registers gets no interrupts.
+#[must_use]
+pub fn unplaceable(image: &Image<'_>) -> Option<&'static str> {
+    let memory = image.mapped_range();
+    if image.file().len() as u64 > map::FIRMWARE_MAX {
+        return Some(TOO_LARGE);
+    }
+    let taken = [map::IOAPIC, map::LAPIC].map(|device| device.overlaps(memory));
+    taken.contains(&true).then_some(
+        "has a section between 0xfc000000 and the end of the local APIC's page, 0xfee01000; \
+         below 4 GiB there is room for sections from there on, or in RAM",
+    )
 }
 
 /// Whether TD-Shim has room for the MADT among `tables`, which is of `vcpus`.

@@ -11,7 +11,7 @@ use tdvmm_firmware::image::{Contents, Image};
 use tdvmm_firmware::measure::{Order, mrtd};
 use tempfile::TempDir;
 
-use crate::image::{LEN, VARS, image};
+use crate::image::{IN_RAM, LEN, VARS, image, image_after};
 
 const BAD_CONFIG: i32 = 152;
 
@@ -74,6 +74,26 @@ fn image_is_told_as_json_and_as_a_table() {
     ] {
         assert!(told.lines().any(|l| l == line), "{told}");
     }
+}
+
+#[test]
+fn image_that_this_program_does_not_launch_is_told_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let note = |front, temporary| {
+        let file = written(&folder, &image_after(front, temporary));
+        let output = inspect(&file, &["--json"]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(told["mrtd"].is_string(), "{told}");
+        told["notes"].to_string()
+    };
+    assert_eq!(note(0, IN_RAM), "[]");
+    assert_eq!(note((16 << 20) - LEN, IN_RAM), "[]");
+    let too_large = "does not launch it: it is larger than the 16 MiB";
+    assert!(note((64 << 20) - LEN, IN_RAM).contains(too_large));
+    let section = "does not launch it: it has a section between 0xfc000000";
+    assert!(note(0, 0xfc00_0000).contains(section));
+    assert_eq!(note(0, 0xff00_0000), "[]");
 }
 
 #[test]
