@@ -24,7 +24,7 @@ pub struct RegionRecord {
     pub range: GpaRange,
     /// Whether its contents are in MRTD.
     pub measure: Measure,
-    /// SHA-384 of its contents.
+    /// SHA-384 of its contents, without the zeros at their end.
     pub digest: Digest,
 }
 

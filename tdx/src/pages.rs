@@ -117,10 +117,13 @@ impl<'a> PageSource<'a> {
         })
     }
 
-    /// SHA-384 of all the bytes.
+    /// SHA-384 of the bytes without the zeros at their end: what fills the last page, or the whole of an empty
+    /// section, says nothing of the contents, and crate `firmware` logs what it never padded by the same rule.
     #[must_use]
     pub fn digest(self) -> Digest {
-        Digest(Sha384::digest(self.bytes).into())
+        let end = self.bytes.iter().rposition(|byte| *byte != 0);
+        let content = end.and_then(|last| self.bytes.get(..=last));
+        Digest(Sha384::digest(content.unwrap_or_default()).into())
     }
 }
 
@@ -166,6 +169,18 @@ mod tests {
         assert_eq!(buffer.bytes().len(), 8192);
         assert_eq!(&buffer.bytes()[..4], b"abc\0");
         assert!(PageBuffer::from_content(&[1; 5000], 4096).is_none());
+    }
+
+    #[test]
+    fn digest_is_of_the_content_without_the_zeros_after_it() {
+        let digest = |content: &[u8]| {
+            let buffer = PageBuffer::from_content(content, 8192).unwrap();
+            buffer.source().digest()
+        };
+        assert_eq!(digest(b"a\0b").0, *Sha384::digest(b"a\0b"));
+        assert_eq!(digest(b"a\0b\0\0"), digest(b"a\0b"));
+        assert_eq!(digest(b"").0, *Sha384::digest(b""));
+        assert_eq!(digest(&[7; 8192]).0, *Sha384::digest([7; 8192]));
     }
 
     #[test]

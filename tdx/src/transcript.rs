@@ -48,7 +48,7 @@ pub struct RegionNote {
     pub pages: u64,
     /// Whether their contents are in MRTD.
     pub measured: bool,
-    /// SHA-384 of the contents, in hex.
+    /// SHA-384 of the contents without the zeros at their end, in hex.
     pub sha384: String,
 }
 

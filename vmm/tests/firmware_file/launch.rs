@@ -6,6 +6,12 @@ use tdvmm::config::{PayloadConfig, VmConfig, validate};
 use tdvmm::payload::open_payload;
 use tdvmm::plan::Plan;
 use tdvmm::plan::td::TdPlan;
+use tdvmm_arch::GpaRange;
+use tdvmm_firmware::measure::{Measure, MeasurementLog, Order, Region};
+use tdvmm_tdx::fake::{self, FakeTd, FakeVcpu};
+use tdvmm_tdx::log;
+use tdvmm_tdx::pages::PageBuffer;
+use tdvmm_tdx::td::{Runnable, Td, VcpuCount, VmSetup};
 
 use crate::image::{IN_RAM, LEN, image, image_after, variables};
 
@@ -82,4 +88,63 @@ fn other_variables_change_what_is_loaded_as_variables_and_not_mrtd() {
     assert_eq!(other.range.start().0, 0xffff_0000);
     assert_eq!(other.bytes, vars);
     assert_eq!(own.bytes, variables(0x11));
+}
+
+/// Launches what was planned, as `machine::launch_td` does, on a fake kernel.
+fn launched(plan: &TdPlan, td: &FakeTd) -> Runnable<FakeTd, FakeVcpu> {
+    let mut loading = Td::create(td.clone(), &VmSetup::default())
+        .unwrap()
+        .init(&fake::params())
+        .unwrap()
+        .create_vcpus(VcpuCount::new(1).unwrap(), plan.hob, fake::wanted_cpuid)
+        .unwrap();
+    for region in &plan.regions {
+        let len = usize::try_from(region.range.len()).unwrap();
+        let pages = PageBuffer::from_content(&region.bytes, len).unwrap();
+        let measure = match region.measure {
+            Measure::Yes => log::Measure::Yes,
+            Measure::No => log::Measure::No,
+        };
+        loading = loading
+            .add_region(pages.source(), region.range.start(), measure)
+            .unwrap();
+    }
+    loading.finalize().unwrap()
+}
+
+/// The launch and the verifier keep a log each, as their crates do not know each other. They have to be the same, so that
+/// what replays one explains the other.
+#[test]
+fn launch_logs_what_replays_to_the_mrtd_of_the_plan() {
+    let plan = planned(&image(), None).unwrap();
+    let td = FakeTd::default();
+    let parts = launched(&plan, &td).into_parts();
+    assert_eq!(td.kernel().mrtd().0, *plan.mrtd.as_bytes());
+
+    let mut replayable = MeasurementLog::new();
+    for region in &plan.regions {
+        let region = Region {
+            range: region.range,
+            measure: region.measure,
+            bytes: &region.bytes,
+        };
+        replayable.record(&region).unwrap();
+    }
+    let wanted = replayable.entries().iter();
+    let wanted: Vec<(GpaRange, bool, [u8; 48])> = wanted
+        .map(|e| (e.range, e.measured == Measure::Yes, *e.sha384.as_bytes()))
+        .collect();
+    assert_eq!(wanted.len(), 4);
+    let kept = parts.log.regions().iter();
+    let kept: Vec<_> = kept
+        .map(|r| (r.range, r.measure == log::Measure::Yes, r.digest.0))
+        .collect();
+    assert_eq!(kept, wanted);
+    // What `--transcript` writes is read back to the same.
+    assert_eq!(parts.transcript.measurement_log().unwrap(), parts.log);
+
+    let replayed = replayable.replay(Order::PerPage, |entry, _| {
+        plan.regions.get(entry).map(|region| &*region.bytes)
+    });
+    assert_eq!(replayed.unwrap(), plan.mrtd);
 }
