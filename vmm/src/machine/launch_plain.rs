@@ -116,7 +116,7 @@ fn load(plan: &Plan, files: PayloadFiles, ram: &GuestMemoryMmap) -> Result<Start
             Ok(Start::Kernel(registers))
         }
         (BootPlan::Firmware(firmware), _) => {
-            put(ram, firmware.range.start(), &firmware.image)?;
+            put(ram, firmware.range.start(), firmware.image())?;
             Ok(Start::Reset)
         }
         (BootPlan::Kernel(_), PayloadFiles::Firmware) => Ok(Start::Reset),

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use tdvmm_arch::acpi::AcpiTables;
 use tdvmm_arch::e820;
 use tdvmm_arch::{Gpa, GpaRange, map};
-use tdvmm_firmware::fwcfg::{self, AcpiFiles, FwCfgContents, FwCfgInput};
+use tdvmm_firmware::fwcfg::{self, AcpiFiles, Blob, FwCfgContents, FwCfgInput, blob};
 use tdvmm_firmware::varstore::replace_variables;
 
 use super::PlanError;
@@ -20,9 +20,9 @@ use crate::payload::Firmware;
 pub struct FirmwarePlan {
     /// Where the image lies: it ends at 4 GiB, so that its last bytes are the reset vector.
     pub range: GpaRange,
-    /// The image, with its variable store replaced where that was asked for.
+    /// The image, with its variable store replaced where that was asked for: a copy only then.
     #[serde(skip)]
-    pub image: Vec<u8>,
+    image: Blob,
     /// What is offered through fw_cfg.
     #[serde(serialize_with = "summarize")]
     pub fw_cfg: FwCfgContents,
@@ -34,12 +34,17 @@ impl FirmwarePlan {
         firmware: &Firmware,
         acpi: &AcpiTables,
     ) -> Result<Self, PlanError> {
-        let mut image = (*firmware.image).as_ref().to_vec();
-        if let Some(vars) = &firmware.vars {
-            replace_variables(&mut image, (**vars).as_ref()).map_err(PlanError::Vars)?;
-        }
-        let in_memory = machine.td.is_some() && is_in_memory(&image);
-        let start = map::FIRMWARE_END - image.len() as u64;
+        let image = match &firmware.vars {
+            None => Blob::clone(&firmware.image),
+            Some(vars) => {
+                let mut image = (*firmware.image).as_ref().to_vec();
+                replace_variables(&mut image, (**vars).as_ref()).map_err(PlanError::Vars)?;
+                blob(image)
+            }
+        };
+        let bytes = (*image).as_ref();
+        let in_memory = machine.td.is_some() && is_in_memory(bytes);
+        let start = map::FIRMWARE_END - bytes.len() as u64;
         let range = GpaRange::new(Gpa(start), Gpa(map::FIRMWARE_END)).unwrap_or_default();
         let fw_cfg = fwcfg::contents(&FwCfgInput {
             cpus: u16::try_from(machine.topology.vcpus()).unwrap_or(u16::MAX),
@@ -55,6 +60,12 @@ impl FirmwarePlan {
             image,
             fw_cfg,
         })
+    }
+
+    /// The image, with its variable store replaced where that was asked for.
+    #[must_use]
+    pub fn image(&self) -> &[u8] {
+        (*self.image).as_ref()
     }
 }
 

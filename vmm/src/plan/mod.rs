@@ -176,7 +176,7 @@ impl Plan {
         };
         let td = match (&machine.td, &boot, payload) {
             (Some(options), BootPlan::Firmware(planned), PayloadFacts::Firmware(files)) => {
-                let td = TdPlan::new(machine, options, &planned.image, files, &acpi);
+                let td = TdPlan::new(machine, options, planned.image(), files, &acpi);
                 Some(td.map_err(PlanError::Td)?)
             }
             _ => None,
@@ -184,12 +184,12 @@ impl Plan {
         let secure_boot = match (&boot, payload) {
             (BootPlan::Firmware(planned), PayloadFacts::Firmware(files)) => {
                 let kernel = files.kernel.as_ref();
-                kernel.and_then(|kernel| secure_boot::doubt(&planned.image, kernel))
+                kernel.and_then(|kernel| secure_boot::doubt(planned.image(), kernel))
             }
             _ => None,
         };
         if let (BootPlan::Firmware(planned), PayloadFacts::Firmware(files)) = (&boot, payload)
-            && !(td.is_some() && is_in_memory(&planned.image))
+            && !(td.is_some() && is_in_memory(planned.image()))
         {
             check_efi_program(files, machine).map_err(PlanError::Kernel)?;
         }

@@ -174,6 +174,18 @@ fn kernel_and_command_line_go_into_memory_and_not_into_fw_cfg() {
 }
 
 #[test]
+fn image_is_not_copied_for_the_plan() {
+    let image = image(&BOOT_KERNEL);
+    let at = image.as_ptr();
+    let wanted = Wanted {
+        image,
+        ..Default::default()
+    };
+    let plan = wanted.plan().unwrap();
+    assert_eq!(plan.firmware().unwrap().image().as_ptr(), at);
+}
+
+#[test]
 fn vcpus_that_td_shim_has_no_room_for_are_refused_with_how_many_it_has_room_for() {
     let wanted = |vcpus| Wanted {
         vcpus,
