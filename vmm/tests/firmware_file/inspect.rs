@@ -118,7 +118,7 @@ fn file_that_is_no_whole_image_is_refused() {
         (&bytes[1..], whole_pages),
         (&bytes[VARS..], &code),
         (&bytes[..VARS], "variable store (VARS) without code"),
-        (&bytes[..LEN - 0x1000], "variable store (VARS) without code"),
+        (&bytes[..LEN - 0x1000], "no TDX metadata"),
         (&[0; 0x1000], "no TDX metadata"),
     ];
     for (bytes, why) in cases {
