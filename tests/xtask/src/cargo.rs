@@ -46,6 +46,16 @@ pub fn from_testbed(name: &str, task: &str) -> Option<String> {
     output.status.success().then(|| path.trim().to_owned())
 }
 
+/// How a part ends that cannot run here: as a failure if `TDVMM_REQUIRE` has `need` in its list.
+pub fn ignored(need: &str) -> ExitCode {
+    let required = env::var("TDVMM_REQUIRE").unwrap_or_default();
+    if required.split(',').any(|name| name.trim() == need) {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
 /// Runs a command that prints for itself; its failure is ours.
 pub fn run(mut command: Command) -> Result<ExitCode> {
     let status = command
