@@ -25,7 +25,7 @@ pub fn cases() -> Vec<Case> {
                 kernel: OLD_KERNEL,
                 initramfs: OLD_INITRAMFS,
                 cpus: 2,
-                ..Td::default()
+                ..Td::SMALL
             };
             let report = td.boots(context)?;
             ensure!(report.release.starts_with(OLD), "{}", report.release);
@@ -45,7 +45,7 @@ pub fn cases() -> Vec<Case> {
             let td = Td {
                 memory_mib: 6144,
                 cpus: 2,
-                ..Td::default()
+                ..Td::SMALL
             };
             let report = td.boots(context)?;
             ensure!(report.map_bytes > 5 << 30, "RAM of {}", report.map_bytes);
@@ -102,22 +102,19 @@ pub struct Td {
     pub then: Then,
 }
 
-impl Default for Td {
-    fn default() -> Self {
-        Self {
-            firmware: FIRMWARE_BLANK,
-            vars: None,
-            shim: None,
-            kernel: KERNEL,
-            initramfs: INITRAMFS,
-            cpus: 1,
-            memory_mib: 512,
-            then: Then::PowerOff,
-        }
-    }
-}
-
 impl Td {
+    /// One vCPU and 512 MiB, and the newer kernel.
+    pub const SMALL: Self = Self {
+        firmware: FIRMWARE_BLANK,
+        vars: None,
+        shim: None,
+        kernel: KERNEL,
+        initramfs: INITRAMFS,
+        cpus: 1,
+        memory_mib: 512,
+        then: Then::PowerOff,
+    };
+
     /// The `tdvmm` command that boots it.
     pub fn program(&self) -> Program {
         let files = [("--firmware-vars", self.vars), ("--shim", self.shim)];
@@ -166,9 +163,6 @@ impl Td {
 }
 
 fn restarts(context: &mut Context<'_>, then: Then) -> Result<()> {
-    let td = Td {
-        then,
-        ..Td::default()
-    };
+    let td = Td { then, ..Td::SMALL };
     td.boots(context).map(drop)
 }
