@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use tdvmm_tests::debian::Role;
 use tdvmm_tests::exit_codes;
 use tdvmm_tests::guest::Then;
 use tdvmm_tests::harness::{Case, Context, Preparation, Tier};
@@ -15,13 +16,13 @@ use crate::guests::{
 /// A boot takes 7 to 14 s on an idle machine, and several times that on a busy one.
 const BOOT_DEADLINE: Duration = Duration::from_secs(180);
 /// Kernels, vCPUs and memory that are combined, in MiB.
-const KERNELS: [&str; 2] = ["7.2", "6.12"];
+const KERNELS: [Role; 2] = [Role::Main, Role::Old];
 const CPUS: [u32; 3] = [1, 2, 4];
 const SMALL: u64 = 512;
 const LARGE: u64 = 6144;
 /// What runs without `--full`: each kernel, low and high memory. The cases of serial ports boot one vCPU, and the
 /// comparison with QEMU is `boot-2cpu` as well.
-const REPRESENTATIVE: [&str; 2] = ["boot-6.12-2cpu", "boot-4cpu-6g"];
+const REPRESENTATIVE: [(Role, u32, u64); 2] = [(Role::Old, 2, SMALL), (Role::Main, 4, LARGE)];
 /// How often each VMM boots at most for the comparison; the best time counts.
 const COMPARED_BOOTS: u32 = 2;
 
@@ -52,16 +53,15 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// `boot-2cpu`, `boot-6.12-4cpu-6g` and so on.
+/// `boot-2cpu`, `boot-6.12-4cpu-6g` and so on, the series being that of the old kernel.
 fn boot_case(guest: Guest) -> Case {
-    let kernel = if guest.kernel == KERNELS[0] {
-        ""
-    } else {
-        &format!("{}-", guest.kernel)
+    let kernel = match guest.kernel {
+        Role::Main => "",
+        other => &format!("{}-", other.series()),
     };
     let memory = if guest.memory_mib == SMALL { "" } else { "-6g" };
     let name = format!("boot-{kernel}{}cpu{memory}", guest.cpus);
-    let tier = if REPRESENTATIVE.contains(&name.as_str()) {
+    let tier = if REPRESENTATIVE.contains(&(guest.kernel, guest.cpus, guest.memory_mib)) {
         Tier::Representative
     } else {
         Tier::Full

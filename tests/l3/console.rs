@@ -7,9 +7,8 @@ use tdvmm_tests::guest::{self, SCRIPT_END};
 use tdvmm_tests::harness::{Case, Context, L1_KERNEL, Tier};
 use tdvmm_tests::l1::{Machine, Outcome, Program};
 
-use super::guests::{PLAIN, TDVMM, with_tdvmm};
+use super::guests::{KERNEL, PLAIN, TDVMM, with_tdvmm};
 
-const KERNEL: &str = "/guest/7.2";
 const INITRAMFS: &str = "/guest/console-initramfs";
 const SERIAL: &str = "/tmp/console-serial.log";
 

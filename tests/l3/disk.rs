@@ -15,9 +15,8 @@ use tdvmm_tests::unpacked::Unpacked;
 use tdvmm_tests::{kernel, programs};
 
 use super::emtdx::{self, TDX};
-use super::guests::{PLAIN, TDVMM, with_tdvmm};
+use super::guests::{KERNEL, PLAIN, TDVMM, with_tdvmm};
 
-const KERNEL: &str = "/guest/7.2";
 const INITRAMFS: &str = "/guest/disk-initramfs";
 /// An ext4 file system with [`READ_ONLY_FILE`] in it.
 const READ_ONLY_IMAGE: &str = "/guest/read-only.img";

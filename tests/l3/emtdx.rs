@@ -1,9 +1,10 @@
 //! What TDs run on, an L1 with the emulated TDX or a host that has TDX, and what is checked of one that has ended.
 
 use anyhow::{Result, ensure};
+use tdvmm_tests::debian::{Packages, Role};
+use tdvmm_tests::fixture::Fixture;
 use tdvmm_tests::fixture::install::{self, PROBE};
 use tdvmm_tests::fixture::witness::{self, EndedTd};
-use tdvmm_tests::fixture::{Fixture, SERIES};
 use tdvmm_tests::guest::{self, Report, td};
 use tdvmm_tests::harness::{Context, L1_KERNEL, MachineKind, Unmet};
 use tdvmm_tests::l1::{Machine, Program};
@@ -16,10 +17,10 @@ pub static TDX: MachineKind = MachineKind {
     build: |packages| machine(packages, L1_KERNEL, 4096),
 };
 
-/// The same on the other kernel series that the emulation builds against.
+/// The same on the newest kernel, which the emulation builds against too.
 pub static TDX_NEWEST: MachineKind = MachineKind {
     name: "tdx-newest",
-    build: |packages| machine(packages, SERIES[1], 4096),
+    build: |packages| machine(packages, Role::Newest, 4096),
 };
 
 /// Room for a TD with memory above 4 GiB.
@@ -28,13 +29,9 @@ pub static TDX_BIG: MachineKind = MachineKind {
     build: |packages| machine(packages, L1_KERNEL, 9216),
 };
 
-fn machine<'a>(
-    packages: &'a tdvmm_tests::debian::Packages,
-    series: &str,
-    memory_mib: u32,
-) -> Result<Machine<'a>> {
-    let fixture = Fixture::open(packages, series)?;
-    let mut machine = Machine::new(packages, series)?;
+fn machine<'a>(packages: &'a Packages, role: Role, memory_mib: u32) -> Result<Machine<'a>> {
+    let fixture = Fixture::open(packages, role)?;
+    let mut machine = Machine::new(packages, role)?;
     machine.memory_mib = memory_mib;
     fixture.install(packages, &mut machine)?;
     let selftest = fixture.selftest();
@@ -58,7 +55,7 @@ pub static HOST: MachineKind = MachineKind {
     },
 };
 
-const GUEST_KERNEL: &str = "7.2";
+const GUEST_KERNEL: Role = Role::Main;
 /// The guest's initramfs in L1.
 pub const INITRAMFS: &str = "/tdx/initramfs";
 /// The guest's kernel in L1.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use tdvmm_tests::debian::Packages;
+use tdvmm_tests::debian::{Packages, Role};
 use tdvmm_tests::fixture::Fixture;
 use tdvmm_tests::guest::{self, INTERRUPTS, MARKER, REPORT_END, Report, Then};
 use tdvmm_tests::harness::{Context, L1_KERNEL, MachineKind};
@@ -34,20 +34,22 @@ pub fn add_initramfs(packages: &Packages, machine: &mut Machine<'_>) -> Result<(
 const INITRAMFS: &str = "/guest/initramfs";
 /// The interrupts that every guest must have taken; the others of [`INTERRUPTS`] are errors.
 const TIMER: &str = "LOC";
+/// The main kernel in L1; the old one is beside it.
+pub const KERNEL: &str = "/guest/main";
 /// The program under test in L1.
 pub const TDVMM: &str = "/bin/tdvmm";
 
-/// Adds `tdvmm` and the newer kernel.
+/// Adds `tdvmm` and the main kernel.
 pub fn with_tdvmm(machine: &mut Machine<'_>) -> Result<()> {
     let program = programs::build(programs::TDVMM)?;
     machine.archive().copy(TDVMM, 0o755, &program)?;
-    machine.add_kernel("7.2", "/guest/7.2")
+    machine.add_kernel(Role::Main, KERNEL)
 }
 
-/// Adds `tdvmm` and the older kernel.
+/// Adds `tdvmm` and both kernels.
 pub fn with_tdvmm_and_old_kernel(machine: &mut Machine<'_>) -> Result<()> {
     with_tdvmm(machine)?;
-    machine.add_kernel("6.12", "/guest/6.12")
+    machine.add_kernel(Role::Old, "/guest/old")
 }
 
 /// Adds `tdvmm` and QEMU.
@@ -59,8 +61,8 @@ pub fn with_both(machine: &mut Machine<'_>) -> Result<()> {
 /// A guest to boot.
 #[derive(Clone, Copy, Debug)]
 pub struct Guest {
-    /// Series of its kernel.
-    pub kernel: &'static str,
+    /// Its kernel.
+    pub kernel: Role,
     /// vCPUs.
     pub cpus: u32,
     /// Memory.
@@ -70,10 +72,10 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// A guest with the newer kernel, one vCPU and 512 MiB.
+    /// A guest with the main kernel, one vCPU and 512 MiB.
     pub const fn small(then: Then) -> Self {
         Self {
-            kernel: "7.2",
+            kernel: Role::Main,
             cpus: 1,
             memory_mib: 512,
             then,
@@ -131,7 +133,7 @@ impl Guest {
     pub fn check_report(&self, console: &str) -> Result<Report> {
         let report = Report::parse(console)?;
         ensure!(
-            report.release.starts_with(self.kernel),
+            report.release.starts_with(self.kernel.series()),
             "guest runs {}",
             report.release
         );

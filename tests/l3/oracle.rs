@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use tdvmm_tests::debian::Role;
 use tdvmm_tests::guest::Then;
 use tdvmm_tests::harness::{Case, Context, Tier};
 use tdvmm_tests::l1::{Outcome, Program};
 
-use crate::guests::{Guest, PLAIN};
+use crate::guests::{Guest, KERNEL, PLAIN};
 
 /// The cases of this file.
 pub fn cases() -> Vec<Case> {
@@ -16,7 +17,7 @@ pub fn cases() -> Vec<Case> {
 
 fn qemu_boots() -> Case {
     let guest = Guest {
-        kernel: "7.2",
+        kernel: Role::Main,
         cpus: 2,
         memory_mib: 512,
         then: Then::PowerOff,
@@ -27,7 +28,7 @@ fn qemu_boots() -> Case {
         tier: Tier::Full,
         machine: &PLAIN,
         prepare: |machine| {
-            machine.add_kernel("7.2", "/guest/7.2")?;
+            machine.add_kernel(Role::Main, KERNEL)?;
             machine.add_qemu()
         },
         deadline: Duration::from_secs(180),

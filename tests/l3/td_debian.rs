@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use tdvmm_tests::debian::Role;
 use tdvmm_tests::exit_codes;
 use tdvmm_tests::fixture::install::FIRMWARE_BLANK;
 use tdvmm_tests::guest::{self, MARKER, REPORT_END, Report, Then, td};
@@ -12,15 +13,15 @@ use tdvmm_tests::l1::{Machine, Outcome, Program};
 use super::emtdx::{self, INITRAMFS, KERNEL, TDX, TDX_BIG};
 use super::guests::{self, TDVMM};
 
-/// The kernel series before the one that all other TDs run, and what it is given.
-const OLD: &str = "6.12";
-const OLD_KERNEL: &str = "/tdx/kernel-6.12";
-const OLD_INITRAMFS: &str = "/tdx/initramfs-6.12";
+/// The kernel before the one that all other TDs run, and what it is given.
+const OLD_KERNEL: &str = "/tdx/kernel-old";
+const OLD_INITRAMFS: &str = "/tdx/initramfs-old";
 /// The cases of this file.
 pub fn cases() -> Vec<Case> {
     let full = Tier::Full;
+    let old_name = format!("td-{}-2cpu", Role::Old.series());
     vec![
-        case("td-6.12-2cpu", full, &TDX, with_old_kernel, |context| {
+        case(&old_name, full, &TDX, with_old_kernel, |context| {
             let td = Td {
                 kernel: OLD_KERNEL,
                 initramfs: OLD_INITRAMFS,
@@ -28,7 +29,8 @@ pub fn cases() -> Vec<Case> {
                 ..Td::SMALL
             };
             let report = td.boots(context)?;
-            ensure!(report.release.starts_with(OLD), "{}", report.release);
+            let is_old = report.release.starts_with(Role::Old.series());
+            ensure!(is_old, "{}", report.release);
             Ok(())
         }),
         case("td-reset", full, &TDX, guests::with_tdvmm, |context| {
@@ -74,9 +76,9 @@ pub fn case(
 
 fn with_old_kernel(machine: &mut Machine<'_>) -> Result<()> {
     guests::with_tdvmm(machine)?;
-    machine.add_kernel(OLD, OLD_KERNEL)?;
+    machine.add_kernel(Role::Old, OLD_KERNEL)?;
     let packages = machine.packages();
-    let initramfs = guest::td_initramfs(packages, OLD, None)?;
+    let initramfs = guest::td_initramfs(packages, Role::Old, None)?;
     machine.archive().file(OLD_INITRAMFS, 0o644, initramfs);
     Ok(())
 }

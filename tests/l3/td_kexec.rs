@@ -10,7 +10,7 @@ use tdvmm_tests::harness::{Case, Context, L1_KERNEL, MachineKind, Tier};
 use tdvmm_tests::l1::{Machine, Outcome, Program};
 
 use super::emtdx::TDX;
-use super::guests::{self, PLAIN, TDVMM};
+use super::guests::{self, KERNEL, PLAIN, TDVMM};
 use super::td_debian::case;
 
 /// The cases of this file.
@@ -80,7 +80,7 @@ fn other_kernels(is_td: bool, cpus: u32, then: Then, words: &str) -> Program {
     let line = format!("{} {words}", guest::command_line(then));
     Program::new(TDVMM)
         .args(td.iter().copied())
-        .args(["--kernel", "/guest/7.2", "--initramfs", KEXEC_INITRAMFS])
+        .args(["--kernel", KERNEL, "--initramfs", KEXEC_INITRAMFS])
         .args(["--cmdline", &line, "--cpus", &format!("boot={cpus}")])
         .args(["--memory", "size=1G", "--serial", "tty"])
 }

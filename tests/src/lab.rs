@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
-use crate::debian::Packages;
+use crate::debian::{Packages, Role};
 use crate::fixture::Fixture;
 use crate::fixture::install::{FIRMWARE, FIRMWARE_BLANK};
 use crate::harness::L1_KERNEL;
@@ -47,8 +47,8 @@ pub fn lab(packages: &Packages, share: &Path) -> Result<()> {
 /// `tdvmm`, QEMU, kernels and an initramfs for guests.
 pub fn fill(machine: &mut Machine<'_>, packages: &Packages) -> Result<()> {
     machine.add_qemu()?;
-    for series in ["7.2", "6.12"] {
-        machine.add_kernel(series, &format!("/guest/{series}"))?;
+    for role in [Role::Main, Role::Old] {
+        machine.add_kernel(role, &format!("/guest/{role}"))?;
     }
     let initramfs = guest::initramfs(packages)?;
     machine.archive().file("/guest/initramfs", 0o644, initramfs);

@@ -2,9 +2,9 @@
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
-//! use tdvmm_tests::debian::Packages;
+//! use tdvmm_tests::debian::{Packages, Role};
 //! let packages = Packages::open()?;                  // the cache and resources/testbed.toml
-//! let kernel = packages.kernel("7.2")?;              // all parts at one version
+//! let kernel = packages.kernel(Role::Main)?;         // all parts at one version
 //! let headers = kernel.unpack("headers")?;           // a folder with the package's files
 //! let busybox = packages.unpack("busybox")?.join("usr/bin/busybox");
 //! # Ok(()) }
@@ -21,7 +21,7 @@ mod resolve;
 mod store;
 mod version;
 
-pub use pins::{KernelPin, PackagePin, Part, Pins};
+pub use pins::{KernelPin, PackagePin, Part, Pins, Role};
 pub use resolve::{Deb, ResolvedKernel, ResolvedPackage};
 pub use store::{Kernel, Packages, sha256_file, unpack_deb};
 pub use version::compare as compare_versions;

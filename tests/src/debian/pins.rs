@@ -3,6 +3,7 @@
 //! Pure: nothing here knows apt, the network or the cache.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -13,10 +14,54 @@ use serde::{Deserialize, Serialize};
 pub struct Pins {
     /// Suites by name.
     pub suite: BTreeMap<String, Suite>,
+    /// The series of each role.
+    pub role: Roles,
     /// Kernels by series, for instance `7.2`.
     pub kernel: BTreeMap<String, KernelPin>,
     /// Other packages by the name that the testbed gives them.
     pub package: BTreeMap<String, PackagePin>,
+}
+
+/// What a kernel is for. Code names roles; which series has a role is in the pins alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// L1's kernel and most guests'.
+    Main,
+    /// The oldest one that guests run.
+    Old,
+    /// The newest one there is.
+    Newest,
+}
+
+/// The series of each role, for instance `7.2`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Roles {
+    main: String,
+    old: String,
+    newest: String,
+}
+
+impl Roles {
+    /// The series of a role.
+    pub fn series(&self, role: Role) -> &str {
+        match role {
+            Role::Main => &self.main,
+            Role::Old => &self.old,
+            Role::Newest => &self.newest,
+        }
+    }
+}
+
+/// As in the pins, and in paths.
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Main => "main",
+            Self::Old => "old",
+            Self::Newest => "newest",
+        })
+    }
 }
 
 /// A suite of the archive.
@@ -71,7 +116,7 @@ pub struct PackagePin {
 }
 
 impl Pins {
-    /// Parses the file and checks that every suite named in it is declared.
+    /// Parses the file and checks that every suite and series named in it is declared.
     pub fn parse(text: &str) -> Result<Self> {
         let pins: Self = toml::from_str(text).context("cannot read the pins of the testbed")?;
         let named = pins
@@ -84,6 +129,13 @@ impl Pins {
             ensure!(
                 pins.suite.contains_key(suite),
                 "suite `{suite}` has no [suite.{suite}] line"
+            );
+        }
+        for role in [Role::Main, Role::Old, Role::Newest] {
+            let series = pins.role.series(role);
+            ensure!(
+                pins.kernel.contains_key(series),
+                "the {role} series `{series}` has no [kernel.\"{series}\"]"
             );
         }
         Ok(pins)
@@ -125,7 +177,6 @@ mod tests {
     #[test]
     fn pins_in_the_repository_are_read() {
         let pins = Pins::parse(super::super::store::PINS).unwrap();
-        assert!(pins.kernel.contains_key("7.2") && pins.kernel.contains_key("6.12"));
         for (series, kernel) in &pins.kernel {
             assert!(kernel.parts.contains_key("image"), "{series}");
             for part in kernel.parts.values() {
@@ -136,9 +187,19 @@ mod tests {
 
     #[test]
     fn pins_with_an_undeclared_suite_are_refused() {
-        let text = "[suite.a]\nbase = \"b\"\n[kernel]\n[package]\n";
+        let text = "[suite.a]\nbase = \"b\"\n[role]\nmain = \"1.0\"\nold = \"1.0\"\nnewest = \"1.0\"\n\
+                    [kernel]\n[package]\n";
         let error = Pins::parse(text).unwrap_err().to_string();
         assert!(error.contains("[suite.b]"), "{error}");
+    }
+
+    #[test]
+    fn role_whose_series_has_no_kernel_is_refused() {
+        let text = super::super::store::PINS;
+        let moved = text.replace("old = \"", "old = \"0.");
+        assert_ne!(text, moved);
+        let error = Pins::parse(&moved).unwrap_err().to_string();
+        assert!(error.contains("the old series `0."), "{error}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
+use std::sync::LazyLock;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Serialize;
@@ -14,7 +15,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::apt::{self, Apt};
-use super::pins::{KernelPin, PackagePin, Pins, is_sibling};
+use super::pins::{KernelPin, PackagePin, Pins, Role, is_sibling};
 use super::resolve::{
     Candidate, Deb, ResolvedKernel, ResolvedPackage, newest, newest_common, pinned,
 };
@@ -22,6 +23,17 @@ use crate::cache::Cache;
 
 /// The pins of this repository.
 pub const PINS: &str = include_str!("../../../resources/testbed.toml");
+
+static REPOSITORY: LazyLock<Pins> = LazyLock::new(|| {
+    Pins::parse(PINS).unwrap_or_else(|error| panic!("resources/testbed.toml: {error:#}"))
+});
+
+impl Role {
+    /// The series that has this role in the pins of the repository, which `uname -r` begins with.
+    pub fn series(self) -> &'static str {
+        REPOSITORY.role.series(self)
+    }
+}
 
 /// All packages that the testbed knows.
 #[derive(Debug)]
@@ -62,8 +74,12 @@ impl Packages {
         &self.cache
     }
 
-    /// Decides on the version of the kernel of a series.
-    pub fn kernel(&self, series: &str) -> Result<Kernel<'_>> {
+    /// Decides on the version of the kernel that has a role.
+    pub fn kernel(&self, role: Role) -> Result<Kernel<'_>> {
+        self.kernel_of(self.pins.role.series(role))
+    }
+
+    fn kernel_of(&self, series: &str) -> Result<Kernel<'_>> {
         let pin = self.pins.kernel.get(series);
         let pin = pin.ok_or_else(|| anyhow!("no kernel series `{series}` in the pins"))?;
         let record = format!("kernel-{series}");
@@ -125,7 +141,7 @@ impl Packages {
             self.package(name)?;
         }
         for series in self.pins.kernel.keys() {
-            let kernel = self.kernel(series)?;
+            let kernel = self.kernel_of(series)?;
             for part in kernel.resolved.parts.keys() {
                 kernel.deb(part)?;
             }

@@ -17,7 +17,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::cpio::Archive;
-use crate::debian::Packages;
+use crate::debian::{Packages, Role};
 use crate::kernel::Modules;
 use crate::programs;
 
@@ -107,9 +107,9 @@ pub fn initramfs(packages: &Packages) -> Result<Vec<u8>> {
 /// The initramfs of guests that are TDs: with the drivers that tell their measurements, and the kernel's own test.
 ///
 /// `selftest` is `tdx_guest_test`, see [`crate::fixture::Fixture::selftest`]; where nothing is built there is none.
-pub fn td_initramfs(packages: &Packages, series: &str, selftest: Option<&Path>) -> Result<Vec<u8>> {
+pub fn td_initramfs(packages: &Packages, role: Role, selftest: Option<&Path>) -> Result<Vec<u8>> {
     let mut archive = files(packages)?;
-    add_modules(&mut archive, packages, series, &["tdx-guest"])?;
+    add_modules(&mut archive, packages, role, &["tdx-guest"])?;
     if let Some(selftest) = selftest {
         archive.copy(td::SELFTEST, 0o755, selftest)?;
     }
@@ -122,12 +122,12 @@ pub fn td_initramfs(packages: &Packages, series: &str, selftest: Option<&Path>) 
 /// [`pattern`] is there as `/init fill` and `/init check`.
 pub fn initramfs_with_scripts(
     packages: &Packages,
-    series: &str,
+    role: Role,
     modules: &[&str],
     scripts: &[(&str, &str)],
 ) -> Result<Vec<u8>> {
     let mut archive = files(packages)?;
-    add_modules(&mut archive, packages, series, modules)?;
+    add_modules(&mut archive, packages, role, modules)?;
     for (name, text) in scripts {
         archive.file(&format!("{}/{name}", init::SCRIPTS), 0o755, *text);
     }
@@ -137,10 +137,10 @@ pub fn initramfs_with_scripts(
 fn add_modules(
     archive: &mut Archive,
     packages: &Packages,
-    series: &str,
+    role: Role,
     names: &[&str],
 ) -> Result<()> {
-    let modules = Modules::of(&packages.kernel(series)?)?;
+    let modules = Modules::of(&packages.kernel(role)?)?;
     let mut order = String::new();
     for module in modules.load_order(names)? {
         archive.file(
@@ -156,9 +156,9 @@ fn add_modules(
 }
 
 /// The initramfs of guests that start other kernels themselves, TDs or not.
-pub fn kexec_initramfs(packages: &Packages, series: &str) -> Result<Vec<u8>> {
+pub fn kexec_initramfs(packages: &Packages, role: Role) -> Result<Vec<u8>> {
     let mut archive = files(packages)?;
-    let image = crate::kernel::image(&packages.kernel(series)?)?;
+    let image = crate::kernel::image(&packages.kernel(role)?)?;
     archive.copy(kexec::KERNEL, 0o644, &image)?;
     Ok(archive.to_bytes())
 }

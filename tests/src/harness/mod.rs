@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use serde::Deserialize;
 
-use crate::debian::Packages;
+use crate::debian::{Packages, Role};
 use crate::l1::{L1, Machine};
 use crate::programs;
 
@@ -34,8 +34,8 @@ use tally::{Tally, ignore_all};
 /// still does.
 const PATIENCE: u32 = 4;
 
-/// Series of the kernel of L1.
-pub const L1_KERNEL: &str = "7.2";
+/// The kernel of L1.
+pub const L1_KERNEL: Role = Role::Main;
 
 /// When a case runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

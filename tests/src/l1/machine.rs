@@ -12,7 +12,7 @@ use super::protocol::{SETUP_PATH, Setup};
 use super::session::L1;
 use crate::cache::lock_file;
 use crate::cpio::Archive;
-use crate::debian::Packages;
+use crate::debian::{Packages, Role};
 use crate::kernel::{self, Modules};
 use crate::programs;
 use crate::qemu::{self, Qemu};
@@ -59,9 +59,9 @@ impl<'a> Machine<'a> {
         Self::with(packages, None)
     }
 
-    /// An L1 with the kernel of a series, KVM, busybox, 3 CPUs and 4 GiB.
-    pub fn new(packages: &'a Packages, series: &str) -> Result<Self> {
-        let kernel = packages.kernel(series)?;
+    /// An L1 with the kernel that has a role, KVM, busybox, 3 CPUs and 4 GiB.
+    pub fn new(packages: &'a Packages, role: Role) -> Result<Self> {
+        let kernel = packages.kernel(role)?;
         let emulated = Emulated {
             qemu: Qemu::open(packages)?,
             image: kernel::image(&kernel)?,
@@ -131,8 +131,8 @@ impl<'a> Machine<'a> {
     }
 
     /// Puts the image of a kernel into L1.
-    pub fn add_kernel(&mut self, series: &str, path: &str) -> Result<()> {
-        let image = kernel::image(&self.packages.kernel(series)?)?;
+    pub fn add_kernel(&mut self, role: Role, path: &str) -> Result<()> {
+        let image = kernel::image(&self.packages.kernel(role)?)?;
         self.archive.copy(path, 0o644, &image)?;
         Ok(())
     }

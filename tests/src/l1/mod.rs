@@ -4,9 +4,9 @@
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
 //! use std::time::Duration;
-//! use tdvmm_tests::{debian::Packages, l1::{Machine, Program}};
+//! use tdvmm_tests::{debian::{Packages, Role}, l1::{Machine, Program}};
 //! let packages = Packages::open()?;
-//! let mut machine = Machine::new(&packages, "7.2")?;      // 3 CPUs, 4 GiB, stock modules
+//! let mut machine = Machine::new(&packages, Role::Main)?; // 3 CPUs, 4 GiB, stock modules
 //! machine.replace_module("kvm", "/path/to/kvm.ko".as_ref());
 //! machine.module_parameters("kvm-amd", "nested=0");
 //! machine.archive().copy("/bin/prog", 0o755, "/path/to/static/prog".as_ref())?;
