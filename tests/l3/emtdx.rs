@@ -1,6 +1,10 @@
 //! What TDs run on, an L1 with the emulated TDX or a host that has TDX, and what is checked of one that has ended.
 
+use std::sync::OnceLock;
+
 use anyhow::{Result, ensure};
+use tdvmm_firmware::image::{Contents, Image};
+use tdvmm_firmware::measure::{self, Order};
 use tdvmm_tests::debian::{Packages, Role};
 use tdvmm_tests::fixture::Fixture;
 use tdvmm_tests::fixture::install::{self, PROBE};
@@ -61,9 +65,18 @@ pub const INITRAMFS: &str = "/tdx/initramfs";
 /// The guest's kernel in L1.
 pub const KERNEL: &str = "/tdx/kernel";
 
-/// MRTD of Debian's OVMF for TDX, release 2026.08+ds-2, computed without a TD.
-pub const OVMF_MRTD: &str = "a7a1f751abc454f9cbab198ca8d2edb2821935df525c74182b5e776cb0929e8c\
-                         59aefecce725b0d08a5e9d3d3183bd08";
+/// MRTD of Debian's OVMF for TDX, computed without a TD from the image that is in L1, whichever version the archive had.
+/// (That the computation is right for the pinned one is a test of crate `tdvmm-firmware`.)
+pub fn ovmf_mrtd() -> Result<&'static str> {
+    static MRTD: OnceLock<String> = OnceLock::new();
+    if let Some(mrtd) = MRTD.get() {
+        return Ok(mrtd);
+    }
+    let file = install::blank_firmware(&Packages::open()?)?;
+    let regions = Image::parse(&file)?.regions(&Contents::default())?;
+    let mrtd = measure::mrtd(Order::PerPage, &regions)?;
+    Ok(MRTD.get_or_init(|| mrtd.to_string()))
+}
 
 /// TDs that ended since the last time, as the witness tells; none on a host, which has no witness.
 pub fn ended(context: &mut Context<'_>) -> Result<Vec<EndedTd>> {
@@ -113,7 +126,7 @@ fn check_report(cpus: u32, report: &Report) -> Result<()> {
         report.announcements
     );
     let mrtd = report.td_value("mrtd");
-    ensure!(mrtd == Some(OVMF_MRTD), "the guest's MRTD is {mrtd:?}");
+    ensure!(mrtd == Some(ovmf_mrtd()?), "the guest's MRTD is {mrtd:?}");
     Ok(())
 }
 
@@ -122,7 +135,7 @@ pub fn check_td(cpus: u32, report: &Report, ended: &EndedTd) -> Result<()> {
     check_report(cpus, report)?;
     ensure!(ended.vcpus == cpus, "the TD had {} vCPUs", ended.vcpus);
     ensure!(ended.end.is_empty(), "the TD died: {}", ended.end);
-    ensure!(ended.mrtd == OVMF_MRTD, "MRTD is {}", ended.mrtd);
+    ensure!(ended.mrtd == ovmf_mrtd()?, "MRTD is {}", ended.mrtd);
     let measured = [
         ("mrtd", &ended.mrtd),
         ("rtmr0", &ended.rtmr0),

@@ -8,7 +8,7 @@ use tdvmm_tests::guest::{self, Report, Then};
 use tdvmm_tests::harness::{Case, Context, Tier};
 use tdvmm_tests::l1::{Outcome, Program};
 
-use super::emtdx::{self, INITRAMFS, KERNEL, OVMF_MRTD, TDX};
+use super::emtdx::{self, INITRAMFS, KERNEL, TDX};
 use super::guests::{self, TDVMM};
 
 /// The cases of this file.
@@ -59,7 +59,7 @@ fn td(name: &str, tier: Tier, cpus: u32) -> Case {
     case(name, tier, move |context| {
         emtdx::hold(context)?;
         emtdx::ended(context)?;
-        let expected = format!("mrtd={OVMF_MRTD}");
+        let expected = format!("mrtd={}", emtdx::ovmf_mrtd()?);
         let program =
             tdvmm(FIRMWARE_BLANK, cpus).args(["--platform", "tdx=on", "--expect", &expected]);
         let report = boot(context, &program)?;

@@ -158,7 +158,7 @@ impl Td {
         );
         for ended in emtdx::ended(context)? {
             ensure!(ended.end.is_empty(), "the TD died: {}", ended.end);
-            ensure!(ended.mrtd == emtdx::OVMF_MRTD, "MRTD is {}", ended.mrtd);
+            ensure!(ended.mrtd == emtdx::ovmf_mrtd()?, "MRTD is {}", ended.mrtd);
         }
         Ok(report)
     }

@@ -14,7 +14,7 @@ use tdvmm_tests::harness::{Case, Context, L1_KERNEL, Tier};
 use tdvmm_tests::kernel;
 use tdvmm_tests::l1::{Machine, Outcome};
 
-use super::emtdx::{self, KERNEL, OVMF_MRTD, TDX};
+use super::emtdx::{self, KERNEL, TDX, ovmf_mrtd};
 use super::guests;
 use super::td_debian::{Td, case};
 
@@ -99,7 +99,7 @@ fn other_variables(context: &mut Context<'_>) -> Result<()> {
     let mut first_registers: Vec<String> = Vec::new();
     for ended in emtdx::ended(context)? {
         ensure!(ended.end.is_empty(), "the TD died: {}", ended.end);
-        ensure!(ended.mrtd == OVMF_MRTD, "MRTD is {}", ended.mrtd);
+        ensure!(ended.mrtd == ovmf_mrtd()?, "MRTD is {}", ended.mrtd);
         first_registers.push(ended.rtmr0);
     }
     let witnesses = usize::from(!context.l1.is_host());
@@ -118,7 +118,7 @@ fn other_variables(context: &mut Context<'_>) -> Result<()> {
     for td in [blank, own_key] {
         let report = td.boots(context)?;
         let mrtd = report.td_value("mrtd");
-        ensure!(mrtd == Some(OVMF_MRTD), "the guest's MRTD is {mrtd:?}");
+        ensure!(mrtd == Some(ovmf_mrtd()?), "the guest's MRTD is {mrtd:?}");
         let told = report
             .td_value("rtmr0")
             .context("no RTMR[0] in the report")?;
