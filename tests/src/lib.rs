@@ -40,6 +40,28 @@ pub mod qemu;
 pub mod shim;
 pub mod unpacked;
 
+use std::sync::{Mutex, PoisonError};
+
+/// What [`note`] was told.
+static NOTES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Says something that is true of the whole run and belongs into its summary, once.
+pub fn note(line: &str) {
+    // A thread that panicked meanwhile was not in the middle of a change.
+    let mut notes = NOTES.lock().unwrap_or_else(PoisonError::into_inner);
+    if notes.iter().any(|known| known == line) {
+        return;
+    }
+    notes.push(line.to_owned());
+    drop(notes);
+    say(&format!("NOTE: {line}"));
+}
+
+/// All that [`note`] was told in this process.
+pub fn notes() -> Vec<String> {
+    NOTES.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
 /// One line about what the testbed is doing, on standard error.
 #[expect(
     clippy::print_stderr,
@@ -47,4 +69,17 @@ pub mod unpacked;
 )]
 pub fn say(line: &str) {
     eprintln!("testbed: {line}");
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn note_that_is_repeated_is_kept_once() {
+        for _ in 0..2 {
+            super::note("a package was replaced (said by a test)");
+        }
+        let notes = super::notes();
+        let same = notes.iter().filter(|n| n.contains("said by a test"));
+        assert_eq!(same.count(), 1);
+    }
 }

@@ -19,6 +19,7 @@ mod apt;
 mod pins;
 mod resolve;
 mod store;
+mod suites;
 mod version;
 
 pub use pins::{KernelPin, PackagePin, Part, Pins, Role};

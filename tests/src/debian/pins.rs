@@ -113,6 +113,8 @@ pub struct PackagePin {
     /// Whether everything it depends on is taken too.
     #[serde(default)]
     pub closure: bool,
+    /// Another package that goes with this one: both are taken at one and the same version.
+    pub with: Option<String>,
 }
 
 impl Pins {
@@ -138,7 +140,31 @@ impl Pins {
                 "the {role} series `{series}` has no [kernel.\"{series}\"]"
             );
         }
+        for (name, pin) in &pins.package {
+            let Some(with) = &pin.with else { continue };
+            let fits = pins.package.get(with).is_some_and(|other| {
+                other.with.is_none()
+                    && (&other.suites, &other.series, &other.version)
+                        == (&pin.suites, &pin.series, &pin.version)
+            });
+            ensure!(
+                fits,
+                "package `{name}` goes with `{with}`: that needs the same suites, series and version, and no `with`"
+            );
+        }
         Ok(pins)
+    }
+
+    /// A package and those that are taken at the same version, by name.
+    pub fn together(&self, name: &str) -> Result<Vec<(&str, &PackagePin)>> {
+        let pin = self.package.get(name);
+        let pin = pin.with_context(|| format!("no package `{name}` in the pins"))?;
+        let head = pin.with.as_deref().unwrap_or(name);
+        let group = self
+            .package
+            .iter()
+            .filter(|(other, pin)| *other == head || pin.with.as_deref() == Some(head));
+        Ok(group.map(|(name, pin)| (name.as_str(), pin)).collect())
     }
 }
 
@@ -200,6 +226,22 @@ mod tests {
         assert_ne!(text, moved);
         let error = Pins::parse(&moved).unwrap_err().to_string();
         assert!(error.contains("the old series `0."), "{error}");
+    }
+
+    #[test]
+    fn packages_that_go_together_are_pinned_alike() {
+        let text = super::super::store::PINS;
+        let pins = Pins::parse(text).unwrap();
+        for name in ["ovmf-generic", "ovmf-inteltdx"] {
+            let group = pins.together(name).unwrap();
+            let names: Vec<&str> = group.iter().map(|(name, _)| *name).collect();
+            assert_eq!(names, ["ovmf-generic", "ovmf-inteltdx"]);
+        }
+        assert_eq!(pins.together("qemu").unwrap().len(), 1);
+        let version = &pins.package["ovmf-generic"].version;
+        let moved = text.replacen(version.as_str(), "2026.09-1", 1);
+        let error = Pins::parse(&moved).unwrap_err().to_string();
+        assert!(error.contains("goes with"), "{error}");
     }
 
     #[test]

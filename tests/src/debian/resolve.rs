@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::pins::PackagePin;
 use super::version::{compare, in_series};
 
 /// A version of a package as a suite's index tells it.
@@ -81,15 +82,49 @@ pub fn pinned<'a>(
     Ok(Some(found))
 }
 
-/// The newest candidate of a series.
-pub fn newest<'a>(candidates: &'a [Candidate], series: &str) -> Option<&'a Candidate> {
-    candidates
-        .iter()
-        .filter(|c| in_series(&c.version, series))
-        .max_by(|a, b| compare(&a.version, &b.version))
+/// The suite and the candidates for packages that are taken at one version, in their order. `offer` gives what a suite
+/// has of a package; a suite is not asked when one before it has the pins.
+pub fn choose<'a>(
+    group: &[&'a PackagePin],
+    offer: impl Fn(&str, &PackagePin) -> Result<Vec<Candidate>>,
+) -> Result<Option<(&'a str, Vec<Candidate>)>> {
+    let Some(first) = group.first() else {
+        return Ok(None);
+    };
+    let mut replacement = None;
+    for suite in &first.suites {
+        let offers = group.iter().map(|pin| offer(suite, pin));
+        let offers = offers.collect::<Result<Vec<_>>>()?;
+        let found = group
+            .iter()
+            .zip(&offers)
+            .map(|(pin, candidates)| pinned(candidates, &pin.version, &pin.sha256));
+        let found: Option<Vec<_>> = found.collect::<Result<Vec<_>>>()?.into_iter().collect();
+        if let Some(found) = found {
+            return Ok(Some((suite, found.into_iter().cloned().collect())));
+        }
+        if replacement.is_none()
+            && let Some(version) = newest_common(&offers, &first.series)
+        {
+            let found = offers
+                .iter()
+                .flat_map(|candidates| candidates.iter().find(|c| c.version == version));
+            replacement = Some((suite.as_str(), found.cloned().collect()));
+        }
+    }
+    Ok(replacement)
 }
 
-/// The newest version that every part of a kernel has.
+/// Whether records of packages that are taken together are of these pins and of one version.
+pub fn still_good(pins: &[&PackagePin], known: &[ResolvedPackage]) -> bool {
+    let of_pins = pins.iter().zip(known).all(|(pin, k)| k.pin == pin.version);
+    let versions = known
+        .windows(2)
+        .all(|pair| pair[0].version == pair[1].version);
+    of_pins && versions
+}
+
+/// The newest version that all of several packages have, for instance the parts of a kernel.
 pub fn newest_common(parts: &[Vec<Candidate>], series: &str) -> Option<String> {
     let (first, rest) = parts.split_first()?;
     first
@@ -123,15 +158,70 @@ mod tests {
         assert!(pinned(&list, "1.3-1", "h").unwrap().is_none());
     }
 
+    fn pin(version: &str) -> PackagePin {
+        PackagePin {
+            package: "p".into(),
+            suites: vec!["a".into(), "b".into()],
+            series: "1.".into(),
+            version: version.into(),
+            sha256: format!("h{version}"),
+            closure: false,
+            with: None,
+        }
+    }
+
     #[test]
-    fn newest_stays_in_the_series() {
-        let list = [
+    fn newest_common_stays_in_the_series() {
+        let list = vec![
             candidate("7.2.9-1"),
             candidate("7.2.13-1"),
             candidate("7.3.1-1"),
         ];
-        assert_eq!(newest(&list, "7.2").unwrap().version, "7.2.13-1");
-        assert!(newest(&list, "6.12").is_none());
+        let lists = [list];
+        assert_eq!(newest_common(&lists, "7.2").as_deref(), Some("7.2.13-1"));
+        assert_eq!(newest_common(&lists, "6.12"), None);
+    }
+
+    #[test]
+    fn choose_takes_the_pin_of_any_suite_before_a_newer_version() {
+        let pin = pin("1.2-1");
+        let chosen = choose(&[&pin], |suite, _| {
+            let version = if suite == "a" { "1.9-1" } else { "1.2-1" };
+            Ok(vec![candidate(version)])
+        });
+        assert_eq!(chosen.unwrap().unwrap(), ("b", vec![candidate("1.2-1")]));
+    }
+
+    #[test]
+    fn choose_takes_packages_together_at_one_version() {
+        let (code, mut store) = (pin("1.2-1"), pin("1.2-1"));
+        store.package = "store".into();
+        // The pin of one is still there, but not of the other, which has a newer version than both.
+        let offer = |_: &str, pin: &PackagePin| {
+            let versions: &[&str] = if pin.package == "store" {
+                &["1.3-1", "1.4-1"]
+            } else {
+                &["1.2-1", "1.3-1"]
+            };
+            Ok(versions.iter().map(|v| candidate(v)).collect())
+        };
+        let (suite, found) = choose(&[&code, &store], offer).unwrap().unwrap();
+        assert_eq!(suite, "a");
+        assert_eq!(found, [candidate("1.3-1"), candidate("1.3-1")]);
+    }
+
+    #[test]
+    fn records_of_two_versions_are_not_good_together() {
+        let pin = pin("1.2-1");
+        let record = |version: &str| ResolvedPackage {
+            pin: "1.2-1".into(),
+            version: version.into(),
+            suite: "a".into(),
+            debs: vec![],
+        };
+        let pins = [&pin, &pin];
+        assert!(still_good(&pins, &[record("1.3-1"), record("1.3-1")]));
+        assert!(!still_good(&pins, &[record("1.2-1"), record("1.3-1")]));
     }
 
     #[test]

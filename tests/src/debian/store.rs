@@ -15,10 +15,8 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::apt::{self, Apt};
-use super::pins::{KernelPin, PackagePin, Pins, Role, is_sibling};
-use super::resolve::{
-    Candidate, Deb, ResolvedKernel, ResolvedPackage, newest, newest_common, pinned,
-};
+use super::pins::{Pins, Role};
+use super::resolve::{Deb, ResolvedKernel, ResolvedPackage, still_good};
 use crate::cache::Cache;
 
 /// The pins of this repository.
@@ -39,9 +37,9 @@ impl Role {
 #[derive(Debug)]
 pub struct Packages {
     cache: Cache,
-    pins: Pins,
+    pub(super) pins: Pins,
     // An index is read at most once in a run, and only if something is not in the cache.
-    suites: RefCell<BTreeMap<String, Rc<Apt>>>,
+    pub(super) suites: RefCell<BTreeMap<String, Rc<Apt>>>,
 }
 
 /// A kernel whose version is decided; its parts are fetched when they are asked for.
@@ -89,7 +87,11 @@ impl Packages {
         });
         let resolved = match known {
             Some(known) => known,
-            None => self.keep(&record, self.resolve_kernel(series, pin)?)?,
+            None => {
+                let resolved = self.resolve_kernel(series, pin)?;
+                self.keep(&record, &resolved)?;
+                resolved
+            }
         };
         if resolved.version != pin.version {
             note_replaced(&format!("kernel {series}"), &pin.version, &resolved.version);
@@ -101,25 +103,42 @@ impl Packages {
         })
     }
 
-    /// Decides on the version of a package and fetches it, with its closure if the pin says so.
+    /// Decides on the version of a package, and of those that are taken together with it, and fetches them, with their
+    /// closures if the pins say so.
     pub fn package(&self, name: &str) -> Result<ResolvedPackage> {
-        let pin = self.pins.package.get(name);
-        let pin = pin.ok_or_else(|| anyhow!("no package `{name}` in the pins"))?;
-        let record = format!("package-{name}");
-        let known: Option<ResolvedPackage> = self.recall(&record)?;
-        let known = known.filter(|k| k.pin == pin.version);
-        let resolved = match known.filter(|k| self.fetch(&k.debs).is_ok()) {
+        let group = self.pins.together(name)?;
+        let records = group.iter().map(|(name, _)| format!("package-{name}"));
+        let records: Vec<String> = records.collect();
+        let known = records.iter().map(|record| self.recall(record));
+        let known: Option<Vec<ResolvedPackage>> =
+            known.collect::<Result<Vec<_>>>()?.into_iter().collect();
+        let pins: Vec<_> = group.iter().map(|(_, pin)| *pin).collect();
+        let known = known.filter(|known| still_good(&pins, known));
+        let resolved = match known.filter(|known| self.fetch_packages(known).is_ok()) {
             Some(known) => known,
             None => {
-                let resolved = self.resolve_package(name, pin)?;
-                self.fetch(&resolved.debs)?;
-                self.keep(&record, resolved)?
+                let resolved = self.resolve_packages(&pins)?;
+                self.fetch_packages(&resolved)?;
+                for (record, resolved) in records.iter().zip(&resolved) {
+                    self.keep(record, resolved)?;
+                }
+                resolved
             }
         };
+        let mut named = group.iter().zip(resolved);
+        let ((_, pin), resolved) = named
+            .find(|((member, _), _)| *member == name)
+            .context("a package is in its own group")?;
         if resolved.version != pin.version {
             note_replaced(name, &pin.version, &resolved.version);
         }
         Ok(resolved)
+    }
+
+    fn fetch_packages(&self, packages: &[ResolvedPackage]) -> Result<()> {
+        packages
+            .iter()
+            .try_for_each(|package| self.fetch(&package.debs))
     }
 
     /// The folder with the files of a package (and of its closure, laid over each other).
@@ -213,159 +232,6 @@ impl Packages {
         })
     }
 
-    fn suite(&self, name: &str) -> Result<Rc<Apt>> {
-        if let Some(apt) = self.suites.borrow().get(name) {
-            return Ok(Rc::clone(apt));
-        }
-        let suite = self.pins.suite.get(name);
-        let suite = suite.ok_or_else(|| anyhow!("no suite `{name}` in the pins"))?;
-        let apt = Rc::new(Apt::open(&self.cache, name, suite)?);
-        self.suites
-            .borrow_mut()
-            .insert(name.to_owned(), Rc::clone(&apt));
-        Ok(apt)
-    }
-
-    fn resolve_package(&self, name: &str, pin: &PackagePin) -> Result<ResolvedPackage> {
-        let mut replacement = None;
-        for suite in &pin.suites {
-            let candidates = self.suite(suite)?.candidates(&pin.package)?;
-            if let Some(found) = pinned(&candidates, &pin.version, &pin.sha256)? {
-                return self.resolved_package(pin, suite, found);
-            }
-            if replacement.is_none() {
-                replacement = newest(&candidates, &pin.series).map(|c| (suite, c.clone()));
-            }
-        }
-        let (suite, found) = replacement.ok_or_else(|| {
-            anyhow!(
-                "neither {name} {} nor another {} of series {} is in {}",
-                pin.version,
-                pin.package,
-                pin.series,
-                pin.suites.join(", ")
-            )
-        })?;
-        self.resolved_package(pin, suite, &found)
-    }
-
-    fn resolved_package(
-        &self,
-        pin: &PackagePin,
-        suite: &str,
-        found: &Candidate,
-    ) -> Result<ResolvedPackage> {
-        let apt = self.suite(suite)?;
-        let mut debs = vec![apt.locate(found)?];
-        if pin.closure {
-            let all = apt.closure(&[format!("{}={}", found.package, found.version)])?;
-            let first = debs[0].clone();
-            debs.extend(all.into_iter().filter(|d| *d != first));
-        }
-        Ok(ResolvedPackage {
-            pin: pin.version.clone(),
-            version: found.version.clone(),
-            suite: suite.to_owned(),
-            debs,
-        })
-    }
-
-    fn resolve_kernel(&self, series: &str, pin: &KernelPin) -> Result<ResolvedKernel> {
-        let mut replacement = None;
-        for suite in &pin.suites {
-            let parts = self.kernel_candidates(series, pin, suite, &pin.release)?;
-            let mut whole = true;
-            for (part, candidates) in pin.parts.values().zip(&parts) {
-                whole &= pinned(candidates, &pin.version, &part.sha256)?.is_some();
-            }
-            if whole {
-                return self.resolved_kernel(pin, suite, &pin.release, &pin.version, &parts);
-            }
-            if replacement.is_none() {
-                replacement = self
-                    .newest_kernel(series, pin, suite)?
-                    .map(|found| (suite, found));
-            }
-        }
-        let (suite, (release, version)) = replacement.ok_or_else(|| {
-            anyhow!(
-                "no version of kernel {series} with all of its parts is in {}",
-                pin.suites.join(", ")
-            )
-        })?;
-        let parts = self.kernel_candidates(series, pin, suite, &release)?;
-        self.resolved_kernel(pin, suite, &release, &version, &parts)
-    }
-
-    /// The candidates of each part for one kernel release, in the order of the parts.
-    fn kernel_candidates(
-        &self,
-        series: &str,
-        pin: &KernelPin,
-        suite: &str,
-        release: &str,
-    ) -> Result<Vec<Vec<Candidate>>> {
-        let apt = self.suite(suite)?;
-        pin.parts
-            .values()
-            .map(|part| apt.candidates(&part.name(series, release)))
-            .collect()
-    }
-
-    /// The newest release of the series, with the version that all of its parts have.
-    fn newest_kernel(
-        &self,
-        series: &str,
-        pin: &KernelPin,
-        suite: &str,
-    ) -> Result<Option<(String, String)>> {
-        let prefix = pin.parts.get("image").and_then(|part| part.prefix());
-        let prefix =
-            prefix.ok_or_else(|| anyhow!("the image of kernel {series} has no release"))?;
-        let mut found: Option<(String, String)> = None;
-        for name in self.suite(suite)?.names(prefix)? {
-            let release = name.strip_prefix(prefix).unwrap_or_default();
-            if !is_sibling(release, series, &pin.release) {
-                continue;
-            }
-            let parts = self.kernel_candidates(series, pin, suite, release)?;
-            let Some(version) = newest_common(&parts, series) else {
-                continue;
-            };
-            if found
-                .as_ref()
-                .is_none_or(|(_, v)| super::compare_versions(v, &version).is_lt())
-            {
-                found = Some((release.to_owned(), version));
-            }
-        }
-        Ok(found)
-    }
-
-    fn resolved_kernel(
-        &self,
-        pin: &KernelPin,
-        suite: &str,
-        release: &str,
-        version: &str,
-        candidates: &[Vec<Candidate>],
-    ) -> Result<ResolvedKernel> {
-        let apt = self.suite(suite)?;
-        let mut parts = BTreeMap::new();
-        for (name, candidates) in pin.parts.keys().zip(candidates) {
-            let found = candidates.iter().find(|c| c.version == version);
-            let found = found.ok_or_else(|| anyhow!("kernel part {name} has no {version}"))?;
-            parts.insert(name.clone(), apt.locate(found)?);
-        }
-        Ok(ResolvedKernel {
-            pin: pin.version.clone(),
-            version: version.to_owned(),
-            release: release.to_owned(),
-            suite: suite.to_owned(),
-            parts,
-        })
-    }
-
     fn record_path(&self, name: &str) -> Result<PathBuf> {
         Ok(self.cache.dir("resolved")?.join(format!("{name}.json")))
     }
@@ -379,9 +245,9 @@ impl Packages {
         }
     }
 
-    fn keep<T: Serialize>(&self, name: &str, value: T) -> Result<T> {
-        fs::write(self.record_path(name)?, serde_json::to_vec_pretty(&value)?)?;
-        Ok(value)
+    fn keep<T: Serialize>(&self, name: &str, value: &T) -> Result<()> {
+        let path = self.record_path(name)?;
+        Ok(fs::write(path, serde_json::to_vec_pretty(value)?)?)
     }
 }
 
@@ -465,7 +331,7 @@ fn short(sha256: &str) -> &str {
 }
 
 fn note_replaced(what: &str, pin: &str, taken: &str) {
-    crate::say(&format!(
-        "NOTE: {what} {pin} (the pin) is gone from the mirror; using {taken}"
+    crate::note(&format!(
+        "{what} {pin} (the pin) is gone from the mirror; using {taken}"
     ));
 }

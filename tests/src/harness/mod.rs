@@ -314,7 +314,7 @@ fn run_group(machine: &Machine<'_>, cases: &[&Case], options: &Options, tally: &
         }
     }
     if let Some(Err(error)) = current.map(L1::power_off) {
-        crate::say(&format!("NOTE: {error:#}"));
+        crate::note(&format!("{error:#}"));
     }
     if !options.keep_logs && tally.failed.is_empty() {
         // Only logs of this process are in it.

@@ -68,6 +68,10 @@ impl Tally {
             println!("\nfailures:");
             self.failed.iter().for_each(|name| println!("    {name}"));
         }
+        // `cargo xtask test` takes them into its summary.
+        crate::notes()
+            .iter()
+            .for_each(|note| println!("testbed note: {note}"));
         if let Some(count) = options.count {
             println!(
                 "\n{} failures out of {count} runs of each case",

@@ -231,8 +231,9 @@ fn summary(results: &[LaneResult], tier: &str, time: Duration) -> String {
             time.as_secs_f64()
         );
     }
-    let sections: [(&str, Lines); 3] = [
+    let sections: [(&str, Lines); 4] = [
         ("measured", |c| &c.notes),
+        ("note", |c| &c.testbed),
         ("ignored", |c| &c.reasons),
         ("FAILED", |c| &c.failures),
     ];
@@ -262,6 +263,7 @@ mod tests {
             passed,
             failed,
             ignored,
+            testbed: vec!["a package was replaced".to_owned()],
             ..Counts::default()
         };
         let time = Duration::from_secs(1);
@@ -279,6 +281,7 @@ mod tests {
         ];
         let text = summary(&results, "full", time);
         assert_eq!(text.lines().last(), Some("5 passed, 1 failed, 1 skipped"));
+        assert!(text.contains("\nnote: L3 a package was replaced\n"));
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub struct Counts {
     pub reasons: Vec<String>,
     /// Lines that belong into the summary.
     pub notes: Vec<String>,
+    /// The same of the testbed as a whole, of no case.
+    pub testbed: Vec<String>,
     /// Name of the last test seen.
     pub last: String,
 }
@@ -41,6 +43,8 @@ impl Counts {
         } else if let Some(note) = line.strip_prefix("    note: ") {
             // Printed by a case below its own line.
             self.notes.push(format!("{}: {note}", self.last));
+        } else if let Some(note) = line.strip_prefix("testbed note: ") {
+            self.testbed.push(note.to_owned());
         }
     }
 }
@@ -92,6 +96,13 @@ mod tests {
     fn note_belongs_to_the_case_above() {
         let found = counts("test boot ... ok (9.1 s)\n    note: marker after 7 s\n");
         assert_eq!(found.notes, ["boot: marker after 7 s"]);
+    }
+
+    #[test]
+    fn note_of_the_testbed_belongs_to_no_case() {
+        let found = counts("test boot ... ok (9.1 s)\ntestbed note: qemu 1 is gone; using 2\n");
+        assert_eq!(found.testbed, ["qemu 1 is gone; using 2"]);
+        assert!(found.notes.is_empty());
     }
 
     #[test]
