@@ -162,17 +162,11 @@ fn run_by(
     options: &Options,
     run: impl FnOnce(&[&Case], &mut Tally),
 ) -> Result<bool> {
-    let selected: Vec<&Case> = cases.iter().filter(|c| options.selects(c)).collect();
     if options.list {
         cases.iter().for_each(|c| println!("{}: test", c.name));
         return Ok(true);
     }
-    // With `--exact` somebody means one case; otherwise the name may be of another lane.
-    ensure!(
-        !options.exact || !selected.is_empty(),
-        "no case of {lane} is named {}",
-        options.filters.join(", ")
-    );
+    let selected = options.select(lane, cases)?;
     let times = usize::try_from(options.count.unwrap_or(1))?;
     let selected: Vec<&Case> = selected
         .into_iter()

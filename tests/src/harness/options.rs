@@ -11,6 +11,8 @@ pub struct Options {
     pub(super) exact: bool,
     pub(super) full: bool,
     on_host: bool,
+    /// The name may be of a case of another lane: none here is no mistake.
+    pub(super) allow_none: bool,
     pub(super) list: bool,
     pub(super) keep_logs: bool,
     pub(super) count: Option<u32>,
@@ -22,7 +24,7 @@ impl Options {
         self.on_host
     }
 
-    /// Reads `[FILTER…] [--exact] [--full] [--on-host] [--list] [--keep-logs] [--count N]`.
+    /// Reads `[FILTER…] [--exact] [--full] [--on-host] [--allow-none] [--list] [--keep-logs] [--count N]`.
     pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Self> {
         let mut options = Self::default();
         let mut arguments = arguments.into_iter();
@@ -31,6 +33,7 @@ impl Options {
                 "--exact" => options.exact = true,
                 "--full" => options.full = true,
                 "--on-host" => options.on_host = true,
+                "--allow-none" => options.allow_none = true,
                 "--list" => options.list = true,
                 "--keep-logs" => options.keep_logs = true,
                 "--count" => {
@@ -50,15 +53,36 @@ impl Options {
         Ok(options)
     }
 
-    /// Whether a case is to run: one whose whole name is given in any tier, otherwise by tier.
-    pub(super) fn selects(&self, case: &Case) -> bool {
+    /// The cases that are to run: one whose whole name is given in any tier, otherwise by tier.
+    ///
+    /// # Errors
+    /// Names are given, but no case has one of them.
+    pub(super) fn select<'a>(&self, lane: &str, cases: &'a [Case]) -> Result<Vec<&'a Case>> {
+        let selected = cases.iter().filter(|case| self.selects(case, cases));
+        let selected: Vec<&Case> = selected.collect();
+        let name = self.filters.join(", ");
+        ensure!(
+            !self.exact || !selected.is_empty(),
+            "no case of {lane} is named {name}"
+        );
+        ensure!(
+            self.filters.is_empty() || self.allow_none || !selected.is_empty(),
+            "no case of {lane} in this tier has `{name}` in its name (--list shows all names)"
+        );
+        Ok(selected)
+    }
+
+    fn selects(&self, case: &Case, cases: &[Case]) -> bool {
         let in_tier = self.full || case.tier == Tier::Representative;
         if self.filters.is_empty() {
             return in_tier;
         }
-        let named = self.filters.contains(&case.name);
-        let matched = self.filters.iter().any(|f| case.name.contains(f.as_str()));
-        named || (!self.exact && in_tier && matched)
+        self.filters.iter().any(|filter| {
+            // A whole name means this case alone, though the names of others may begin with it.
+            let whole = self.exact || cases.iter().any(|other| other.name == *filter);
+            let part = !whole && in_tier && case.name.contains(filter.as_str());
+            case.name == *filter || part
+        })
     }
 }
 
@@ -89,18 +113,45 @@ mod tests {
         Options::parse(words.iter().map(|w| (*w).to_owned())).unwrap()
     }
 
+    /// Names of what is selected of `boot` and `boot-small`, representative, and `boot-big`, full.
+    fn selected(words: &[&str]) -> Result<Vec<String>> {
+        let cases = [
+            case("boot", Tier::Representative),
+            case("boot-small", Tier::Representative),
+            case("boot-big", Tier::Full),
+        ];
+        let selected = options(words).select("the lane", &cases)?;
+        Ok(selected.iter().map(|c| c.name.clone()).collect())
+    }
+
     #[test]
     fn full_case_runs_only_when_asked_for() {
-        let (quick, full) = (
-            case("boot", Tier::Representative),
-            case("boot-big", Tier::Full),
+        let quick = ["boot", "boot-small"];
+        assert_eq!(selected(&[]).unwrap(), quick);
+        assert_eq!(selected(&["oo"]).unwrap(), quick);
+        assert_eq!(selected(&["--full"]).unwrap().len(), 3);
+        assert_eq!(selected(&["boot-big"]).unwrap(), ["boot-big"]);
+        assert_eq!(selected(&["big", "--full"]).unwrap(), ["boot-big"]);
+        assert_eq!(selected(&["boot", "--exact"]).unwrap(), ["boot"]);
+    }
+
+    #[test]
+    fn whole_name_selects_no_case_that_begins_with_it() {
+        assert_eq!(selected(&["boot"]).unwrap(), ["boot"]);
+        assert_eq!(selected(&["boot", "--full"]).unwrap(), ["boot"]);
+        assert_eq!(
+            selected(&["boot-", "--full"]).unwrap(),
+            ["boot-small", "boot-big"]
         );
-        assert!(options(&[]).selects(&quick) && !options(&[]).selects(&full));
-        assert!(options(&["--full"]).selects(&full));
-        assert!(options(&["boot-big"]).selects(&full) && !options(&["big"]).selects(&full));
-        assert!(options(&["big", "--full"]).selects(&full) && options(&["oo"]).selects(&quick));
-        let exact = options(&["boot", "--exact"]);
-        assert!(exact.selects(&quick) && !exact.selects(&full));
+    }
+
+    #[test]
+    fn name_of_no_case_is_an_error_unless_it_may_be_of_another_lane() {
+        let error = selected(&["boto"]).unwrap_err().to_string();
+        assert!(error.contains("`boto`"), "{error}");
+        assert!(selected(&["big"]).is_err());
+        assert!(selected(&["boto", "--allow-none"]).unwrap().is_empty());
+        assert!(selected(&["boto", "--allow-none", "--exact"]).is_err());
     }
 
     #[test]

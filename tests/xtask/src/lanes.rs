@@ -13,10 +13,11 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
 use crate::cargo::{cargo, from_testbed, list, metadata, run, text};
+use crate::names;
 use crate::output::Counts;
 
 /// A lane of the test plan.
@@ -119,6 +120,11 @@ pub fn test(selection: &Selection) -> Result<ExitCode> {
         "representative"
     };
     println!("{}", summary(&results, tier, begin.elapsed()));
+    if let Some(case) = &selection.case {
+        let none = results.iter().all(|r| r.counts.is_empty());
+        let lanes: Vec<Lane> = results.iter().map(|r| r.lane).collect();
+        ensure!(!none, names::unknown(case, &all_names(&lanes, &targets)?));
+    }
     let failed = results.iter().any(|r| r.counts.failed > 0);
     Ok(if failed {
         ExitCode::FAILURE
@@ -129,6 +135,11 @@ pub fn test(selection: &Selection) -> Result<ExitCode> {
 
 /// Runs one case of lane L3 many times.
 pub fn soak(case: &str, count: u32, keep_logs: bool) -> Result<ExitCode> {
+    let known = all_names(&[Lane::L3], &test_targets()?)?;
+    ensure!(
+        known.iter().any(|name| name == case),
+        names::unknown(case, &known)
+    );
     let begin = Instant::now();
     let mut command = cargo([
         "test",
@@ -162,6 +173,24 @@ fn test_targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Names of all tests of some lanes, of whatever tier.
+fn all_names(lanes: &[Lane], targets: &[String]) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for lane in lanes {
+        for words in lane.commands(targets) {
+            let mut command = cargo(["test", "--quiet"]);
+            command.args(words).args(["--", "--list"]);
+            command.args((*lane == Lane::L4).then_some("--on-host"));
+            let output = command.output().context("cannot run cargo test")?;
+            let text = String::from_utf8_lossy(&output.stdout);
+            names.extend(names::listed(&text).map(str::to_owned));
+        }
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
 fn run_lane(lane: Lane, selection: &Selection, targets: &[String]) -> Result<LaneResult> {
     println!("\n== lane {lane:?}");
     let begin = Instant::now();
@@ -178,6 +207,8 @@ fn run_lane(lane: Lane, selection: &Selection, targets: &[String]) -> Result<Lan
             command.arg("--on-host");
         }
         if matches!(lane, Lane::L3 | Lane::L4) {
+            // Whether any lane has such a case is seen when all have run.
+            command.arg("--allow-none");
             command.args(selection.full.then_some("--full"));
             command.args(selection.keep_logs.then_some("--keep-logs"));
         }

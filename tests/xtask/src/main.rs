@@ -9,6 +9,7 @@ mod deny;
 mod edges;
 mod fuzz;
 mod lanes;
+mod names;
 mod no_std;
 mod output;
 mod unsafe_list;
@@ -39,7 +40,7 @@ enum Task {
         /// Only this lane (repeatable)
         #[arg(long, value_enum)]
         lane: Vec<Lane>,
-        /// Only tests whose name has this in it; in lane L3 those of the tier, or the one whose whole name it is
+        /// Only tests whose name has this in it; in lanes L3 and L4 those of the tier, or the one whose whole name it is
         #[arg(long)]
         case: Option<String>,
         /// The whole matrix of lane L3, not the representative part

@@ -22,6 +22,11 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Whether no test ran, failed or was ignored.
+    pub fn is_empty(&self) -> bool {
+        self.passed + self.failed + self.ignored == 0
+    }
+
     /// Takes in one line of the output of a test program.
     pub fn take(&mut self, line: &str) {
         if let Some(result) = line.strip_prefix("test result: ") {
