@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::mount::{MountFlags, mount, mount_bind_recursive};
 use rustix::process::{Pid, Signal, chdir, chroot, kill_process};
@@ -32,6 +33,11 @@ use super::protocol::{
 
 /// How long the port may take to appear.
 const PORT_WAIT: Duration = Duration::from_secs(10);
+/// How long the agent waits for more of an output before it passes on what there is. A guest's serial port gives one byte
+/// at a time, and a frame of its own for each is work for both sides.
+const GATHER_WAIT: Duration = Duration::from_millis(2);
+/// The longest piece of output in a frame.
+const PIECE_MAX: usize = 16384;
 /// How long output may take to end after the program that made it (children may hold the pipe).
 const DRAIN_WAIT: Duration = Duration::from_secs(2);
 
@@ -334,7 +340,7 @@ impl Agent {
         run: u32,
         start: Instant,
         mut child: Child,
-        output: impl Read + Send + 'static,
+        output: impl Read + AsFd + Send + 'static,
         to: Option<Box<dyn Write + Send>>,
     ) -> u32 {
         let id = child.id();
@@ -395,30 +401,47 @@ fn micros(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
-fn pass_output(out: &Mutex<File>, run: u32, start: Instant, mut from: impl Read) {
-    let mut buffer = [0; 16384];
-    loop {
-        match from.read(&mut buffer) {
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            // A terminal without programs gives EIO.
-            Ok(0) | Err(_) => return,
-            Ok(n) => {
-                let data = buffer[..n].to_vec();
-                if emit(
-                    out,
-                    &Event::Output {
-                        run,
-                        micros: micros(start),
-                        data,
-                    },
-                )
-                .is_err()
-                {
-                    return;
-                }
-            }
+/// Passes on output until it ends, what comes within [`GATHER_WAIT`] as one piece, with the time of its first byte.
+fn pass_output(out: &Mutex<File>, run: u32, start: Instant, mut from: impl Read + AsFd) {
+    let mut buffer = [0; PIECE_MAX];
+    let mut open = true;
+    while open {
+        let mut length = read_some(&mut from, &mut buffer);
+        if length == 0 {
+            return;
+        }
+        let micros = micros(start);
+        if length < PIECE_MAX {
+            thread::sleep(GATHER_WAIT);
+        }
+        while open && length < PIECE_MAX && is_ready(from.as_fd()) {
+            let more = read_some(&mut from, &mut buffer[length..]);
+            open = more > 0;
+            length += more;
+        }
+        let data = buffer[..length].to_vec();
+        if emit(out, &Event::Output { run, micros, data }).is_err() {
+            return;
         }
     }
+}
+
+/// Waits for bytes; gives their number, 0 at the end.
+fn read_some(from: &mut impl Read, buffer: &mut [u8]) -> usize {
+    loop {
+        match from.read(buffer) {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            // A terminal without programs gives EIO.
+            result => return result.unwrap_or(0),
+        }
+    }
+}
+
+/// Whether a read returns at once.
+fn is_ready(from: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::new(&from, PollFlags::IN)];
+    // What goes wrong here does so again in the next read, which ends the output.
+    poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 fn outcome_of(status: ExitStatus) -> Outcome {
@@ -426,5 +449,59 @@ fn outcome_of(status: ExitStatus) -> Outcome {
         (Some(code), _) => Outcome::Exited(code),
         (None, Some(signal)) => Outcome::Signalled(signal),
         (None, None) => Outcome::Closed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gives one byte at a time, as a serial port does.
+    struct Bytewise(io::PipeReader);
+
+    impl Read for Bytewise {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let one = buffer.len().min(1);
+            self.0.read(&mut buffer[..one])
+        }
+    }
+
+    impl AsFd for Bytewise {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+    }
+
+    /// The pieces in which the agent passes on an output that has come to its end.
+    fn pieces(output: &[u8]) -> Vec<Vec<u8>> {
+        let (from, mut to) = io::pipe().unwrap();
+        to.write_all(output).unwrap();
+        drop(to);
+        let (mut frames, out) = io::pipe().unwrap();
+        let out = Mutex::new(File::from(OwnedFd::from(out)));
+        pass_output(&out, 1, Instant::now(), Bytewise(from));
+        drop(out);
+        let mut pieces = Vec::new();
+        while let Some(event) = receive::<Event>(&mut frames).unwrap() {
+            match event {
+                Event::Output { run: 1, data, .. } => pieces.push(data),
+                other => panic!("{other:?}"),
+            }
+        }
+        pieces
+    }
+
+    #[test]
+    fn output_that_comes_bytewise_is_passed_on_as_one_piece() {
+        assert_eq!(pieces(b"a line\n"), [b"a line\n"]);
+        assert!(pieces(b"").is_empty());
+    }
+
+    #[test]
+    fn output_longer_than_a_piece_is_passed_on_whole() {
+        let output: Vec<u8> = (0..=255).cycle().take(PIECE_MAX + 100).collect();
+        let pieces = pieces(&output);
+        assert_eq!(pieces.len(), 2);
+        assert_eq!(pieces.concat(), output);
     }
 }

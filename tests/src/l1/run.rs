@@ -53,11 +53,21 @@ impl Run {
     }
 
     /// When the first `text` in the output began to come.
-    pub(super) fn said(&self, text: &str) -> Option<Duration> {
-        let at = self
-            .output
-            .windows(text.len().max(1))
-            .position(|window| window == text.as_bytes())?;
+    ///
+    /// `searched` is where to begin, 0 at first; where `text` is not there yet, it is moved to where it can be when more
+    /// has come. A guest's output comes in many small pieces, after each of which somebody looks.
+    pub(super) fn said(&self, text: &str, searched: &mut usize) -> Option<Duration> {
+        let length = text.len().max(1);
+        let output = self.output.get(*searched..).unwrap_or_default();
+        let found = output
+            .windows(length)
+            .position(|window| window == text.as_bytes());
+        let Some(found) = found else {
+            let rest = self.output.len().saturating_sub(length - 1);
+            *searched = rest.max(*searched);
+            return None;
+        };
+        let at = *searched + found;
         let pieces = self.times.partition_point(|(begin, _)| *begin <= at);
         let (_, time) = self.times.get(pieces.checked_sub(1)?)?;
         Some(*time)
@@ -91,9 +101,25 @@ mod tests {
         let mut run = Run::default();
         run.hear(first, b"abcd");
         run.hear(second, b"efgh");
-        assert_eq!(run.said("abc"), Some(first));
-        assert_eq!(run.said("de"), Some(first));
-        assert_eq!(run.said("ef"), Some(second));
-        assert_eq!(run.said("x"), None);
+        assert_eq!(run.said("abc", &mut 0), Some(first));
+        assert_eq!(run.said("de", &mut 0), Some(first));
+        assert_eq!(run.said("ef", &mut 0), Some(second));
+        assert_eq!(run.said("x", &mut 0), None);
+    }
+
+    #[test]
+    fn text_in_pieces_is_found_and_no_byte_is_searched_twice() {
+        let time = Duration::from_secs(1);
+        let (mut run, mut searched) = (Run::default(), 0);
+        assert_eq!(run.said("ready", &mut searched), None);
+        for (count, byte) in (1..).zip(b"not yet: read") {
+            run.hear(Duration::ZERO, &[*byte]);
+            assert_eq!(run.said("ready", &mut searched), None);
+            // What is left are the bytes that `ready` may begin with.
+            assert_eq!(searched, usize::saturating_sub(count, 4));
+        }
+        run.hear(time, b"y, then more");
+        assert_eq!(run.said("ready", &mut searched), Some(Duration::ZERO));
+        assert_eq!(run.said("more", &mut searched), Some(time));
     }
 }

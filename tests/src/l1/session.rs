@@ -184,9 +184,10 @@ impl L1 {
     /// start of the run).
     pub fn wait_for(&mut self, run: RunId, text: &str, wait: Duration) -> Result<Duration> {
         let what = format!("`{text}` in the output of {}", self.name(run));
+        let mut searched = 0;
         self.wait_until(&what, wait, |l1| {
             let run = l1.runs.get(&run).context("no such run")?;
-            if let Some(time) = run.said(text) {
+            if let Some(time) = run.said(text, &mut searched) {
                 return Ok(Some(time));
             }
             match run.ended {
