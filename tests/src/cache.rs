@@ -5,7 +5,9 @@
 //! under another name and then renamed, so an interrupted run leaves nothing half-made behind.
 
 use std::env;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process;
 
@@ -88,12 +90,14 @@ impl Cache {
     }
 }
 
-/// Takes an exclusive `flock` on `path`, creating it; says so if it must wait.
+/// Takes an exclusive `flock` on `path`, creating it for all users; says so if it must wait.
 pub fn lock_file(path: &Path) -> Result<File> {
-    // Another user's lock in a shared folder can be opened for reading, which is enough.
-    let file = File::open(path)
-        .or_else(|_| File::options().create(true).append(true).open(path))
-        .with_context(|| format!("cannot open lock {}", path.display()))?;
+    let file = open_lock(path).with_context(|| {
+        format!(
+            "cannot open lock {} (if no run of its owner uses it, it may be removed)",
+            path.display()
+        )
+    })?;
     if file.try_lock().is_err() {
         crate::say(&format!(
             "waiting for another run to release {}",
@@ -105,9 +109,51 @@ pub fn lock_file(path: &Path) -> Result<File> {
     Ok(file)
 }
 
+/// Another user's lock in a shared folder can be opened for reading, which is enough.
+fn open_lock(path: &Path) -> io::Result<File> {
+    match File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        result => return result,
+    }
+    match File::options().create_new(true).append(true).open(path) {
+        Ok(file) => {
+            // The creator's umask is not to keep others from waiting for it.
+            file.set_permissions(Permissions::from_mode(0o666))?;
+            Ok(file)
+        }
+        // Another process was faster.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => File::open(path),
+        Err(e) => Err(e),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lock_is_made_for_all_users() {
+        let cache = scratch("lock");
+        let path = cache.root().join("one.lock");
+        drop(lock_file(&path).unwrap());
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        // A usual umask takes the last bits for writing away.
+        assert_eq!(mode & 0o777, 0o666);
+        drop(lock_file(&path).unwrap());
+        fs::remove_dir_all(cache.root()).unwrap();
+    }
+
+    #[test]
+    fn lock_that_cannot_be_made_is_named() {
+        let cache = scratch("closed");
+        let path = cache.root().join("absent/one.lock");
+        let error = lock_file(&path).unwrap_err();
+        assert!(
+            format!("{error:#}").contains("absent/one.lock"),
+            "{error:#}"
+        );
+        fs::remove_dir_all(cache.root()).unwrap();
+    }
 
     fn scratch(name: &str) -> Cache {
         let dir = env::temp_dir().join(format!("tdvmm-cache-test-{name}-{}", process::id()));
