@@ -10,6 +10,7 @@
 #![expect(clippy::print_stdout, reason = "prints results as a test runner does")]
 
 mod options;
+mod supply;
 mod tally;
 
 use std::cell::Cell;
@@ -26,6 +27,7 @@ use crate::l1::{L1, Machine};
 use crate::programs;
 
 pub use options::Options;
+use supply::Supply;
 pub use tally::required;
 use tally::{Tally, ignore_all};
 
@@ -257,21 +259,13 @@ fn assemble<'a>(
 }
 
 fn run_group(machine: &Machine<'_>, cases: &[&Case], options: &Options, tally: &mut Tally) {
+    let mut supply = Supply::new(|| machine.boot());
     let mut current: Option<L1> = None;
     for case in cases {
-        let booted = match current.take() {
-            Some(l1) => Ok(l1),
-            None => machine.boot(),
-        };
-        let mut l1 = match booted {
+        let mut l1 = match supply.next(current.take()) {
             Ok(l1) => l1,
             Err(error) => {
-                tally.fail(
-                    case,
-                    &error.context("L1 did not come up"),
-                    Duration::ZERO,
-                    None,
-                );
+                tally.fail(case, &error, Duration::ZERO, None);
                 continue;
             }
         };
@@ -304,7 +298,10 @@ fn run_group(machine: &Machine<'_>, cases: &[&Case], options: &Options, tally: &
         } else if healthy {
             current = Some(l1);
         } else {
-            crate::say("L1 does not answer any more; the next case gets a new one");
+            crate::note(&format!(
+                "L1 did not answer any more after {}; the next case got a new one",
+                case.name
+            ));
         }
     }
     if let Some(Err(error)) = current.map(L1::power_off) {

@@ -165,8 +165,16 @@ impl<'a> Machine<'a> {
         fs::write(&initramfs, self.initramfs(emulated)?)
             .with_context(|| format!("cannot write {}", initramfs.display()))?;
         let result = self.start(emulated, &initramfs).or_else(|error| {
-            crate::say(&format!(
-                "NOTE: L1 did not come up ({error:#}); starting it once more"
+            crate::say(&format!("{error:#}"));
+            let error = error.to_string();
+            crate::note(&format!(
+                "L1 {} did not come up ({}) and was started once more",
+                self.log_folder
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy(),
+                // What follows is the end of its console.
+                error.split(';').next().unwrap_or_default()
             ));
             self.start(emulated, &initramfs)
         });
