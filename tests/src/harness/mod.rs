@@ -35,6 +35,8 @@ use tally::{Tally, ignore_all};
 /// others, a case that is slow has not failed (half of the time stolen made some take ten times as long); one that hangs
 /// still does.
 const PATIENCE: u32 = 4;
+/// But no longer than this, unless the deadline itself is: a case that hangs holds up the lane.
+const LONGEST: Duration = Duration::from_secs(15 * 60);
 
 /// The kernel of L1.
 pub const L1_KERNEL: Role = Role::Main;
@@ -72,10 +74,17 @@ pub struct Case {
     pub machine: &'static MachineKind,
     /// Adds to the machine what this case needs (called for the cases that are selected).
     pub prepare: Preparation,
-    /// The whole case must be over by then; in a soak, by a multiple of it.
+    /// The whole case is over by then on an idle machine; see [`Case::limit`].
     pub deadline: Duration,
     /// What it does.
     pub run: CaseFn,
+}
+
+impl Case {
+    /// How long the case may take: four times its deadline, but 15 minutes at most where the deadline is below that.
+    pub fn limit(&self) -> Duration {
+        (self.deadline * PATIENCE).min(LONGEST.max(self.deadline))
+    }
 }
 
 /// What a case works with.
@@ -272,7 +281,7 @@ fn run_group(machine: &Machine<'_>, cases: &[&Case], options: &Options, tally: &
         let begin = Instant::now();
         let mut context = Context {
             l1: &mut l1,
-            end: begin + case.deadline * PATIENCE,
+            end: begin + case.limit(),
             notes: Vec::new(),
         };
         let result = (case.run)(&mut context);

@@ -155,6 +155,22 @@ mod tests {
     }
 
     #[test]
+    fn limit_is_a_multiple_of_the_deadline_but_ends_a_hang() {
+        let limit = |deadline| {
+            let deadline = Duration::from_secs(deadline);
+            Case {
+                deadline,
+                ..case("one", Tier::Full)
+            }
+            .limit()
+            .as_secs()
+        };
+        assert_eq!(limit(60), 240);
+        assert_eq!(limit(480), 900);
+        assert_eq!(limit(1000), 1000);
+    }
+
+    #[test]
     fn unknown_option_is_refused() {
         assert!(Options::parse(["--fast".to_owned()]).is_err());
         assert!(Options::parse(["--count", "0"].map(str::to_owned)).is_err());
