@@ -23,7 +23,7 @@ use anyhow::{Result, bail, ensure};
 use serde::Deserialize;
 
 use crate::debian::{Packages, Role};
-use crate::l1::{L1, Machine};
+use crate::l1::{self, L1, Machine};
 use crate::programs;
 
 pub use options::Options;
@@ -178,6 +178,9 @@ fn run_by(
         return Ok(true);
     }
     let selected = options.select(lane, cases)?;
+    if let Err(error) = l1::remove_old_logs() {
+        crate::say(&format!("old logs stay: {error}"));
+    }
     let times = usize::try_from(options.count.unwrap_or(1))?;
     let selected: Vec<&Case> = selected
         .into_iter()

@@ -1,13 +1,14 @@
 //! An L1 in the making: kernel, modules, files, size; and its start.
 
+use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::{env, process};
 
 use anyhow::{Context, Result, bail};
 
+use super::logs;
 use super::protocol::{SETUP_PATH, Setup};
 use super::session::L1;
 use crate::cache::lock_file;
@@ -90,7 +91,7 @@ impl<'a> Machine<'a> {
             // 48 bits: a memory slot above 1 TiB is refused with the default of 40.
             cpu_model: "max,phys-bits=48,la57=off".to_owned(),
             kernel_arguments: Vec::new(),
-            log_folder: programs::target_dir().join(format!("testbed/{}-{number}", process::id())),
+            log_folder: logs::folder(number),
         })
     }
 

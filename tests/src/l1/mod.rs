@@ -27,6 +27,7 @@
 
 pub mod agent;
 mod kmsg;
+mod logs;
 mod machine;
 mod program;
 pub mod protocol;
@@ -35,6 +36,7 @@ mod session;
 pub mod without_fsync;
 
 pub use kmsg::troubles;
+pub use logs::remove_old as remove_old_logs;
 pub use machine::Machine;
 pub use program::Program;
 pub use protocol::Outcome;
