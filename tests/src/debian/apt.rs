@@ -1,8 +1,8 @@
 //! apt as a tool that reads a suite's signed index and downloads, and does nothing else.
 //!
 //! Each suite has an apt root of its own in the cache: configuration, package lists, an empty list
-//! of installed packages. Of the machine's configuration only the proxies and the address of the
-//! mirror are taken. apt checks the index against the archive's keys and the files against the
+//! of installed packages. Of the machine's configuration only the address of the mirror is taken and how
+//! to get there: proxies, certificates, passwords. apt checks the index against the archive's keys and the files against the
 //! index. A suite may be past its Valid-Until (a mirror that stands still), which is accepted.
 
 use std::collections::BTreeSet;
@@ -55,7 +55,7 @@ impl Apt {
             sources(&mirror()?, &suites, keyring()?),
         )?;
         let config = root.join("apt.conf");
-        fs::write(&config, configuration(&root, &proxies()))?;
+        fs::write(&config, configuration(&root, &machine_settings()))?;
         let apt = Self {
             config,
             suite: name.to_owned(),
@@ -161,7 +161,7 @@ pub fn download(cache: &Cache, debs: &[&Deb], dir: &Path) -> Result<()> {
         fs::create_dir_all(root.join(dir))?;
     }
     let config = root.join("apt.conf");
-    fs::write(&config, configuration(&root, &proxies()))?;
+    fs::write(&config, configuration(&root, &machine_settings()))?;
     let mut command = apt_command(&config, HELPER);
     command.arg("download-file").stdout(std::io::stderr());
     for deb in debs {
@@ -188,7 +188,7 @@ fn apt_command(config: &Path, program: &str) -> Command {
     command
 }
 
-fn configuration(root: &Path, proxies: &str) -> String {
+fn configuration(root: &Path, settings: &str) -> String {
     let root = root.display();
     format!(
         r#"Dir::Etc "{root}/etc"; Dir::Etc::sourcelist "{root}/etc/sources.list";
@@ -201,7 +201,7 @@ APT::Install-Recommends "false"; APT::Install-Suggests "false"; APT::Sandbox::Us
 Acquire::Languages "none"; Acquire::Check-Valid-Until "false"; Acquire::Check-Date "false";
 Acquire::ForceHash "SHA256"; Acquire::Retries "3"; Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
 Binary::apt-get::APT::Get::Assume-Yes "true";
-{proxies}"#
+{settings}"#
     )
 }
 
@@ -223,16 +223,36 @@ fn keyring() -> Result<&'static str> {
         })
 }
 
-/// The proxy settings of the machine's apt.
-fn proxies() -> String {
-    let Ok(output) = Command::new("apt-config").arg("dump").output() else {
-        return String::new();
+/// How the machine's apt gets to a mirror.
+fn machine_settings() -> String {
+    let said = |arguments: &[&str]| {
+        let output = Command::new("apt-config").args(arguments).output();
+        let output = output.map(|output| output.stdout).unwrap_or_default();
+        String::from_utf8_lossy(&output).into_owned()
     };
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter(|line| line.starts_with("Acquire::") && line.to_lowercase().contains("proxy"))
-        .map(|line| format!("{line}\n"))
-        .collect()
+    // Absolute paths, as ours are below another folder.
+    let [file, folder] = PASSWORDS;
+    let passwords = [&format!("{file}/f"), &format!("{folder}/d")];
+    let passwords = said(&["shell", file, passwords[0], folder, passwords[1]]);
+    access_settings(&said(&["dump"]), &passwords)
+}
+
+/// Names of the settings for the file, and the folder of files, with the passwords of mirrors.
+const PASSWORDS: [&str; 2] = ["Dir::Etc::netrc", "Dir::Etc::netrcparts"];
+
+/// Of a configuration what concerns connections, and the places of the passwords as `apt-config shell` tells them.
+fn access_settings(dump: &str, passwords: &str) -> String {
+    let protocols = ["Acquire::http::", "Acquire::https::"];
+    let connections = dump.lines().filter(|line| {
+        let proxy = line.starts_with("Acquire::") && line.to_lowercase().contains("proxy");
+        proxy || protocols.iter().any(|start| line.starts_with(start))
+    });
+    let places = passwords.lines().filter_map(|line| {
+        let (name, path) = line.split_once('=')?;
+        Some(format!("{name} \"{}\";", path.trim_matches('\'')))
+    });
+    let lines = connections.map(str::to_owned).chain(places);
+    lines.map(|line| format!("{line}\n")).collect()
 }
 
 /// The mirror of the Debian archive: from the environment, else from the machine's apt.
@@ -342,6 +362,23 @@ mod tests {
             choose_mirror(targets, "ID=other\nVERSION_CODENAME=noble\n"),
             None
         );
+    }
+
+    #[test]
+    fn proxies_certificates_and_passwords_of_the_machine_are_taken() {
+        let dump = "Acquire::http::Proxy \"http://p.example:3128/\";\n\
+                    Acquire::https::CAInfo \"/etc/ssl/own.pem\";\n\
+                    Acquire::Languages \"de\";\n\
+                    Acquire::ftp::Proxy \"\";\n\
+                    APT::Default-Release \"stable\";\n";
+        let passwords = "Dir::Etc::netrc='/etc/apt/auth.conf'\n\
+                         Dir::Etc::netrcparts='/etc/apt/auth.conf.d/'\n";
+        let expected = "Acquire::http::Proxy \"http://p.example:3128/\";\n\
+                        Acquire::https::CAInfo \"/etc/ssl/own.pem\";\n\
+                        Acquire::ftp::Proxy \"\";\n\
+                        Dir::Etc::netrc \"/etc/apt/auth.conf\";\n\
+                        Dir::Etc::netrcparts \"/etc/apt/auth.conf.d/\";\n";
+        assert_eq!(access_settings(dump, passwords), expected);
     }
 
     #[test]
