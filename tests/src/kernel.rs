@@ -28,7 +28,7 @@ pub struct Modules {
     files: BTreeMap<String, PathBuf>,
 }
 
-/// The bzImage of a kernel; its package is fetched if needed.
+/// The bzImage of a kernel.
 pub fn image(kernel: &Kernel<'_>) -> Result<PathBuf> {
     let root = kernel.unpack("image")?;
     let release = kernel.release();
@@ -45,7 +45,7 @@ pub fn image(kernel: &Kernel<'_>) -> Result<PathBuf> {
 }
 
 impl Modules {
-    /// The modules of a kernel; their package is fetched if needed.
+    /// The modules of a kernel.
     pub fn of(kernel: &Kernel<'_>) -> Result<Self> {
         let part = if kernel.resolved.parts.contains_key("modules") {
             "modules"

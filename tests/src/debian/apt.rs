@@ -25,6 +25,40 @@ const KEYRINGS: [&str; 2] = [
     "/usr/share/keyrings/debian-archive-keyring.pgp",
 ];
 
+/// Where packages come from.
+#[derive(Clone, Debug)]
+pub enum Archive {
+    /// The Debian mirror of this machine, its index signed by the archive's keys.
+    OfMachine,
+    /// An archive at this address, without signatures and not by way of a proxy: for tests of the testbed itself.
+    Unsigned(String),
+}
+
+impl Archive {
+    fn sources(&self, suites: &[&str]) -> Result<String> {
+        Ok(match self {
+            Self::OfMachine => sources(&mirror()?, suites, &format!("signed-by={}", keyring()?)),
+            Self::Unsigned(address) => sources(address, suites, "trusted=yes"),
+        })
+    }
+
+    fn settings(&self) -> String {
+        match self {
+            Self::OfMachine => machine_settings(),
+            // Whoever is told of a failure is not to wait for further tries.
+            Self::Unsigned(_) => {
+                "Acquire::http::Proxy \"DIRECT\"; Acquire::Retries \"0\";\n".to_owned()
+            }
+        }
+    }
+}
+
+/// Why packages cannot be had on this machine, if so.
+pub fn missing_apt() -> Option<&'static str> {
+    (!Path::new(HELPER).exists())
+        .then_some("the testbed takes its packages with apt, which this machine does not have")
+}
+
 /// The apt root of one suite.
 #[derive(Debug)]
 pub struct Apt {
@@ -34,11 +68,10 @@ pub struct Apt {
 
 impl Apt {
     /// Writes the apt root of `suite` and reads the suite's index.
-    pub fn open(cache: &Cache, name: &str, suite: &Suite) -> Result<Self> {
-        ensure!(
-            Path::new(HELPER).exists(),
-            "the testbed takes its packages with apt, which this machine does not have"
-        );
+    pub fn open(cache: &Cache, archive: &Archive, name: &str, suite: &Suite) -> Result<Self> {
+        if let Some(reason) = missing_apt() {
+            bail!("{reason}");
+        }
         let root = cache.dir(&format!("apt/{name}"))?;
         for dir in ["etc", "lists/partial", "archives/partial", "state"] {
             fs::create_dir_all(root.join(dir))?;
@@ -50,12 +83,9 @@ impl Apt {
             .map(String::as_str)
             .chain([name])
             .collect();
-        fs::write(
-            root.join("etc/sources.list"),
-            sources(&mirror()?, &suites, keyring()?),
-        )?;
+        fs::write(root.join("etc/sources.list"), archive.sources(&suites)?)?;
         let config = root.join("apt.conf");
-        fs::write(&config, configuration(&root, &machine_settings()))?;
+        fs::write(&config, configuration(&root, &archive.settings()))?;
         let apt = Self {
             config,
             suite: name.to_owned(),
@@ -155,13 +185,13 @@ impl Apt {
 /// Downloads files into `dir`, each under the name that the archive gives it.
 ///
 /// What is already there in part is continued where the mirror allows it.
-pub fn download(cache: &Cache, debs: &[&Deb], dir: &Path) -> Result<()> {
+pub fn download(cache: &Cache, archive: &Archive, debs: &[&Deb], dir: &Path) -> Result<()> {
     let root = cache.dir("apt/download")?;
     for dir in ["lists/partial", "archives/partial", "state"] {
         fs::create_dir_all(root.join(dir))?;
     }
     let config = root.join("apt.conf");
-    fs::write(&config, configuration(&root, &machine_settings()))?;
+    fs::write(&config, configuration(&root, &archive.settings()))?;
     let mut command = apt_command(&config, HELPER);
     command.arg("download-file").stdout(std::io::stderr());
     for deb in debs {
@@ -205,11 +235,11 @@ Binary::apt-get::APT::Get::Assume-Yes "true";
     )
 }
 
-fn sources(mirror: &str, suites: &[&str], keyring: &str) -> String {
+fn sources(mirror: &str, suites: &[&str], option: &str) -> String {
     let mut text = String::new();
     for suite in suites {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "deb [signed-by={keyring}] {mirror} {suite} main");
+        let _ = writeln!(text, "deb [{option}] {mirror} {suite} main");
     }
     text
 }

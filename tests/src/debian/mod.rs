@@ -22,6 +22,7 @@ mod store;
 mod suites;
 mod version;
 
+pub use apt::{Archive, missing_apt};
 pub use pins::{KernelPin, PackagePin, Part, Pins, Role};
 pub use resolve::{Deb, ResolvedKernel, ResolvedPackage};
 pub use store::{Kernel, Packages, sha256_file, unpack_deb};

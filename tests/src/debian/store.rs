@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use super::apt::{self, Apt};
+use super::apt::{self, Apt, Archive};
 use super::pins::{Pins, Role};
 use super::resolve::{Deb, ResolvedKernel, ResolvedPackage, still_good};
 use crate::cache::Cache;
@@ -38,11 +38,12 @@ impl Role {
 pub struct Packages {
     cache: Cache,
     pub(super) pins: Pins,
+    pub(super) archive: Archive,
     // An index is read at most once in a run, and only if something is not in the cache.
     pub(super) suites: RefCell<BTreeMap<String, Rc<Apt>>>,
 }
 
-/// A kernel whose version is decided; its parts are fetched when they are asked for.
+/// A kernel whose version is decided, with parts that are fetched.
 #[derive(Debug)]
 pub struct Kernel<'a> {
     packages: &'a Packages,
@@ -55,16 +56,18 @@ pub struct Kernel<'a> {
 impl Packages {
     /// Opens the cache with the pins of the repository.
     pub fn open() -> Result<Self> {
-        Self::with(Cache::open()?, Pins::parse(PINS)?)
+        let pins = Pins::parse(PINS)?;
+        Ok(Self::with(Cache::open()?, pins, Archive::OfMachine))
     }
 
     /// Opens a cache with given pins.
-    pub fn with(cache: Cache, pins: Pins) -> Result<Self> {
-        Ok(Self {
+    pub fn with(cache: Cache, pins: Pins, archive: Archive) -> Self {
+        Self {
             cache,
             pins,
+            archive,
             suites: RefCell::default(),
-        })
+        }
     }
 
     /// The cache that the packages are in.
@@ -72,12 +75,20 @@ impl Packages {
         &self.cache
     }
 
-    /// Decides on the version of the kernel that has a role.
+    /// Decides on the version of the kernel that has a role, and fetches all of its parts.
+    ///
+    /// All at once, because they must agree: a mirror that drops the version while some are used and others are not
+    /// there would leave nothing to go on with.
     pub fn kernel(&self, role: Role) -> Result<Kernel<'_>> {
-        self.kernel_of(self.pins.role.series(role))
+        self.kernel_of(self.pins.role.series(role), |_| true)
     }
 
-    fn kernel_of(&self, series: &str) -> Result<Kernel<'_>> {
+    /// The same for who needs these parts and no others, and is not to wait for the download of the source.
+    pub fn kernel_parts(&self, role: Role, parts: &[&str]) -> Result<Kernel<'_>> {
+        self.kernel_of(self.pins.role.series(role), |part| parts.contains(&part))
+    }
+
+    fn kernel_of(&self, series: &str, wanted: impl Fn(&str) -> bool) -> Result<Kernel<'_>> {
         let pin = self.pins.kernel.get(series);
         let pin = pin.ok_or_else(|| anyhow!("no kernel series `{series}` in the pins"))?;
         let record = format!("kernel-{series}");
@@ -85,10 +96,23 @@ impl Packages {
         let known = known.filter(|k| {
             k.pin == pin.version && pin.parts.keys().all(|part| k.parts.contains_key(part))
         });
-        let resolved = match known {
+        let fetch = |kernel: &ResolvedKernel| {
+            let parts = kernel.parts.iter().filter(|(part, _)| wanted(part));
+            self.fetch(&parts.map(|(_, deb)| deb.clone()).collect::<Vec<_>>())
+        };
+        let good = known.filter(|known| {
+            let fetched = fetch(known);
+            if let Err(error) = &fetched {
+                let version = &known.version;
+                crate::say(&format!("kernel {version} is chosen anew: {error:#}"));
+            }
+            fetched.is_ok()
+        });
+        let resolved = match good {
             Some(known) => known,
             None => {
                 let resolved = self.resolve_kernel(series, pin)?;
+                fetch(&resolved)?;
                 self.keep(&record, &resolved)?;
                 resolved
             }
@@ -160,10 +184,7 @@ impl Packages {
             self.package(name)?;
         }
         for series in self.pins.kernel.keys() {
-            let kernel = self.kernel_of(series)?;
-            for part in kernel.resolved.parts.keys() {
-                kernel.deb(part)?;
-            }
+            self.kernel_of(series, |_| true)?;
         }
         Ok(())
     }
@@ -192,7 +213,7 @@ impl Packages {
         ));
         // Half-made files stay in `partial`, where an interrupted download is taken up again.
         let partial = self.cache.dir("debs/partial")?;
-        apt::download(&self.cache, &missing, &partial)?;
+        apt::download(&self.cache, &self.archive, &missing, &partial)?;
         for deb in missing {
             let file = partial.join(&deb.file);
             let sha256 = sha256_file(&file)?;
@@ -257,26 +278,15 @@ impl Kernel<'_> {
         &self.resolved.release
     }
 
-    /// Fetches a part and gives its package file.
+    /// The package file of a part.
     pub fn deb(&self, part: &str) -> Result<PathBuf> {
         let deb = self.resolved.parts.get(part);
         let deb = deb.ok_or_else(|| anyhow!("kernel {} has no part `{part}`", self.series))?;
-        if self.packages.fetch(std::slice::from_ref(deb)).is_err() {
-            // The mirror may have moved on since the version was chosen. All parts must agree, so
-            // the record goes and the next run chooses anew.
-            let _ = fs::remove_file(
-                self.packages
-                    .record_path(&format!("kernel-{}", self.series))?,
-            );
-            bail!(
-                "{} cannot be downloaded; its version is chosen anew in the next run",
-                deb.file
-            );
-        }
+        self.packages.fetch(std::slice::from_ref(deb))?;
         self.packages.deb_path(deb)
     }
 
-    /// Fetches a part and gives the folder with its files.
+    /// The folder with the files of a part.
     pub fn unpack(&self, part: &str) -> Result<PathBuf> {
         let path = self.deb(part)?;
         let deb = self

@@ -19,7 +19,7 @@ impl Packages {
         }
         let suite = self.pins.suite.get(name);
         let suite = suite.ok_or_else(|| anyhow!("no suite `{name}` in the pins"))?;
-        let apt = Rc::new(Apt::open(self.cache(), name, suite)?);
+        let apt = Rc::new(Apt::open(self.cache(), &self.archive, name, suite)?);
         self.suites
             .borrow_mut()
             .insert(name.to_owned(), Rc::clone(&apt));

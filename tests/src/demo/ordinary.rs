@@ -28,7 +28,7 @@ pub fn demo(packages: &Packages) -> Result<()> {
     step("building tdvmm");
     let tdvmm = programs::build(programs::TDVMM)?;
     step("fetching a Debian kernel");
-    let image = kernel::image(&packages.kernel(L1_KERNEL)?)?;
+    let image = kernel::image(&packages.kernel_parts(L1_KERNEL, &["image"])?)?;
     let folder = programs::target_dir().join("testbed/demo");
     fs::create_dir_all(&folder)?;
     let initramfs = folder.join("initramfs.cpio");

@@ -124,7 +124,7 @@ fn natively(packages: &Packages, tdvmm: &Path, firmware: &Path, mrtd: &str) -> R
     let initramfs = folder.join("td-initramfs.cpio");
     fs::write(&initramfs, guest::td_initramfs(packages, L1_KERNEL, None)?)?;
     let (console, transcript) = (folder.join("console.log"), folder.join("transcript.json"));
-    let kernel = kernel::image(&packages.kernel(L1_KERNEL)?)?;
+    let kernel = kernel::image(&packages.kernel_parts(L1_KERNEL, &["image"])?)?;
     let files = Files {
         firmware: &firmware.to_string_lossy(),
         kernel: &kernel.to_string_lossy(),

@@ -140,7 +140,7 @@ fn add_modules(
     role: Role,
     names: &[&str],
 ) -> Result<()> {
-    let modules = Modules::of(&packages.kernel(role)?)?;
+    let modules = Modules::of(&packages.kernel_parts(role, &["image", "modules"])?)?;
     let mut order = String::new();
     for module in modules.load_order(names)? {
         archive.file(
@@ -158,7 +158,7 @@ fn add_modules(
 /// The initramfs of guests that start other kernels themselves, TDs or not.
 pub fn kexec_initramfs(packages: &Packages, role: Role) -> Result<Vec<u8>> {
     let mut archive = files(packages)?;
-    let image = crate::kernel::image(&packages.kernel(role)?)?;
+    let image = crate::kernel::image(&packages.kernel_parts(role, &["image"])?)?;
     archive.copy(kexec::KERNEL, 0o644, &image)?;
     Ok(archive.to_bytes())
 }

@@ -229,8 +229,7 @@ fn available() -> Result<Packages> {
     let packages = Packages::open()?;
     packages.package("qemu")?;
     packages.package("busybox")?;
-    packages.kernel(L1_KERNEL)?.deb("image")?;
-    packages.kernel(L1_KERNEL)?.deb("modules")?;
+    packages.kernel(L1_KERNEL)?;
     Ok(packages)
 }
 

@@ -133,7 +133,7 @@ impl<'a> Machine<'a> {
 
     /// Puts the image of a kernel into L1.
     pub fn add_kernel(&mut self, role: Role, path: &str) -> Result<()> {
-        let image = kernel::image(&self.packages.kernel(role)?)?;
+        let image = kernel::image(&self.packages.kernel_parts(role, &["image"])?)?;
         self.archive.copy(path, 0o644, &image)?;
         Ok(())
     }
