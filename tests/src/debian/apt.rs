@@ -1,9 +1,10 @@
 //! apt as a tool that reads a suite's signed index and downloads, and does nothing else.
 //!
 //! Each suite has an apt root of its own in the cache: configuration, package lists, an empty list
-//! of installed packages. Of the machine's configuration only the address of the mirror is taken and how
-//! to get there: proxies, certificates, passwords. apt checks the index against the archive's keys and the files against the
-//! index. A suite may be past its Valid-Until (a mirror that stands still), which is accepted.
+//! of installed packages. Of the machine's configuration only the address of the mirror is taken and
+//! how to get there: proxies, certificates, passwords. apt checks the index against the archive's
+//! keys and the files against the index. A suite may be past its Valid-Until (a mirror that stands
+//! still), which is accepted.
 
 use std::collections::BTreeSet;
 use std::env;
