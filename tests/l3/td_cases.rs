@@ -230,6 +230,11 @@ fn other_calls(context: &mut Context<'_>) -> Result<()> {
         ("subfunction-wbinvd", UNSUPPORTED),
         ("io-of-three-bytes", INVALID_OPERAND),
         ("mmio-of-private", INVALID_OPERAND),
+        // KVM passes on what is asked as MMIO, be it RAM: no device has it.
+        ("mmio-of-ram", SUCCESS),
+        ("mmio-to-ram", SUCCESS),
+        // Its last bytes are not in the shared half.
+        ("mmio-out-of-shared", INVALID_OPERAND),
         // There is no quote service: the guest is told at once, and can go on.
         ("quote", UNSUPPORTED),
         ("quote-private", INVALID_OPERAND),

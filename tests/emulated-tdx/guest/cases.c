@@ -287,9 +287,9 @@ static void fatal_page(void)
 	fatal(1UL << 63 | 7, TEXT_PAGE | SHARED_BIT, (const u64 *)fatal_text);
 }
 
-static void call(const char *name, u64 r10, u64 r11, u64 r12, u64 r13)
+static void call4(const char *name, u64 r10, u64 r11, u64 r12, u64 r13, u64 r14)
 {
-	struct vmcall c = { .r10 = r10, .r11 = r11, .r12 = r12, .r13 = r13 };
+	struct vmcall c = { .r10 = r10, .r11 = r11, .r12 = r12, .r13 = r13, .r14 = r14 };
 
 	vmcall(&c);
 	print("call ");
@@ -299,6 +299,11 @@ static void call(const char *name, u64 r10, u64 r11, u64 r12, u64 r13)
 	print(" ");
 	print_hex(c.r11);
 	print("\n");
+}
+
+static void call(const char *name, u64 r10, u64 r11, u64 r12, u64 r13)
+{
+	call4(name, r10, r11, r12, r13, 0);
 }
 
 static void map_calls(void)
@@ -329,7 +334,10 @@ static void other_calls(void)
 	call("subfunction-all-ones", 0, ~0UL, ~0UL, ~0UL);
 	call("subfunction-wbinvd", 0, VMCALL_WBINVD, 0, 0);
 	call("io-of-three-bytes", 0, VMCALL_IO, 3, 1);
-	call("mmio-of-private", 0, VMCALL_MMIO, 4, 0);
+	call4("mmio-of-private", 0, VMCALL_MMIO, 4, 0, CALL_PAGE);
+	call4("mmio-of-ram", 0, VMCALL_MMIO, 4, 0, CALL_PAGE | SHARED_BIT);
+	call4("mmio-to-ram", 0, VMCALL_MMIO, 8, 1, CALL_PAGE | SHARED_BIT);
+	call4("mmio-out-of-shared", 0, VMCALL_MMIO, 4, 0, (SHARED_BIT << 1) - 1);
 	if (map(CALL_PAGE | SHARED_BIT, 4096))
 		print("MapGPA failed\n");
 	shared(CALL_PAGE)[0] = 1;				/* version 1, 1024 bytes follow */

@@ -73,6 +73,10 @@ static int done_mmio_read(struct kvm_vcpu *vcpu)
 	return tdxe_vmc_ret(vcpu, VMC_OK);
 }
 
+/*
+ * Any shared address, that of memory too: KVM asks its own devices and then user space, and looks
+ * at no slot (tdx_emulate_mmio()).
+ */
 static int vmc_mmio(struct kvm_vcpu *vcpu)
 {
 	u64 size = REG(vcpu, R12), dir = REG(vcpu, R13), gpa = REG(vcpu, R14);
@@ -80,11 +84,9 @@ static int vmc_mmio(struct kvm_vcpu *vcpu)
 	struct kvm_run *run = vcpu->run;
 
 	if ((size != 1 && size != 2 && size != 4 && size != 8) || dir > 1 ||
-	    !(gpa & TDXE_SHARED))
+	    !(gpa & TDXE_SHARED) || !((gpa + size - 1) & TDXE_SHARED))
 		return tdxe_vmc_ret(vcpu, VMC_INVALID);
 	gpa &= ~TDXE_SHARED;
-	if (kvm_vcpu_is_visible_gfn(vcpu, gpa_to_gfn(gpa)))
-		return tdxe_vmc_ret(vcpu, VMC_INVALID);
 	if (dir) {
 		if (!kvm_io_bus_write(vcpu, KVM_FAST_MMIO_BUS, gpa, 0, NULL) ||
 		    !kvm_io_bus_write(vcpu, KVM_MMIO_BUS, gpa, size, &val))
