@@ -16,10 +16,13 @@ use super::leftovers::{LEFT, Left};
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for name in probe::conformance_names() {
-        cases.push(probe_case("tdx-conformance", "conformance", &name));
+        cases.push(probe_case("tdx-conformance", &["conformance"], &name));
     }
     for name in probe::tiny_names() {
-        cases.push(probe_case("tdx-tiny", "tiny", &name));
+        cases.push(probe_case("tdx-tiny", &["tiny"], &name));
+    }
+    for name in probe::puppet_names() {
+        cases.push(probe_case("tdx-calls", &["puppet", STRESS_IMAGE], &name));
     }
     let (quick, full) = (Tier::Representative, Tier::Full);
     cases.extend([
@@ -54,7 +57,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-fn probe_case(group: &str, command: &'static str, name: &str) -> Case {
+fn probe_case(group: &str, command: &'static [&'static str], name: &str) -> Case {
     let case = name.to_owned();
     Case {
         name: format!("{group}/{name}"),
@@ -63,7 +66,8 @@ fn probe_case(group: &str, command: &'static str, name: &str) -> Case {
         prepare: |_| Ok(()),
         deadline: Duration::from_secs(60),
         run: Box::new(move |context| {
-            probe_passes(context, &Program::new(PROBE).args([command, case.as_str()])).map(drop)
+            let program = Program::new(PROBE).args(command.iter().copied());
+            probe_passes(context, &program.args([case.as_str()])).map(drop)
         }),
     }
 }
@@ -102,7 +106,9 @@ fn whole_list_on_newest() -> Case {
         deadline: Duration::from_secs(120),
         run: Box::new(|context| {
             probe_passes(context, &Program::new(PROBE).args(["conformance"]))?;
-            probe_passes(context, &Program::new(PROBE).args(["tiny"])).map(drop)
+            probe_passes(context, &Program::new(PROBE).args(["tiny"]))?;
+            let calls = Program::new(PROBE).args(["puppet", STRESS_IMAGE]);
+            probe_passes(context, &calls).map(drop)
         }),
     }
 }

@@ -20,7 +20,7 @@ typedef unsigned long u64;
 
 /* At IMAGE + 0xb000; the first six are the prober's orders. */
 struct variables {
-	volatile u32 barrier, vcpus, pages, touch, soak, storms;
+	volatile u32 barrier, vcpus, pages, touch, soak, storms, puppet;
 	volatile u64 storm_bad, won, already, busy, lost, other, events_bad;
 	volatile u64 timers[MAX_VCPUS], ipis[MAX_VCPUS], ves[MAX_VCPUS];
 };
@@ -325,10 +325,14 @@ static void ask_the_host(void)
 	result(12, V->ipis[0] - before);
 }
 
+void puppet(void);
+
 void stress_main(u32 id)
 {
 	u32 gen = 0;
 
+	if (V->puppet)
+		puppet();
 	host(VMCALL_WRMSR, X2APIC_SPIV, 0x1ff, 0, 0);
 	host(VMCALL_WRMSR, X2APIC_LVTT, 0x40000 | TIMER_VECTOR, 0, 0);
 	arm_timer();

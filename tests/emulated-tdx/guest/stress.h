@@ -30,6 +30,10 @@
 #define PORT_FAULT	0x5fe		/* RIP, error code at +1 */
 #define PORT_STOP	0xf4
 
+/* How the TD on strings (puppet.c) is talked to. */
+#define PORT_ORDER	0x600
+#define PORT_ANSWER	0x604
+
 /* Which private memory is accepted, and which becomes shared. */
 #define ACCEPT_FROM	(16UL << 20)
 #define SHARE_FROM	(128UL << 20)

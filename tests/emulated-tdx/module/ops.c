@@ -91,22 +91,50 @@ static bool op_has_emulated_msr(struct kvm *kvm, u32 index)
 	return tdxe_svm.has_emulated_msr(kvm, index);
 }
 
-/* MSR ioctls of a TD reach the emulated list only; the run loop is unrestricted. */
-static bool refused_to_user_space(struct kvm_vcpu *vcpu, u32 index, bool write)
+/*
+ * TDVMCALLs and MSR ioctls of a TD reach the emulated list only; the guest's own accesses, by
+ * msr.c, are not held to it.
+ */
+static bool is_from_outside(struct kvm_vcpu *vcpu)
 {
-	if (!is_td_vcpu(vcpu) || !vcpu->arch.guest_state_protected)
-		return false;
-	return !tdxe_has_emulated_msr(index) || (write && tdxe_is_read_only_msr(index));
+	return is_td_vcpu(vcpu) && (vcpu->arch.guest_state_protected || to_tv(vcpu)->in_vmc_msr);
 }
 
+/* KVM: tdx_get_msr() */
 static int op_get_msr(struct kvm_vcpu *vcpu, struct msr_data *msr)
 {
-	return refused_to_user_space(vcpu, msr->index, false) ? 1 : tdxe_svm.get_msr(vcpu, msr);
+	bool lmce = vcpu->arch.mcg_cap & MCG_LMCE_P;
+
+	if (!is_from_outside(vcpu))
+		return tdxe_svm.get_msr(vcpu, msr);
+	switch (msr->index) {
+	case MSR_IA32_FEAT_CTL:
+		msr->data = FEAT_CTL_LOCKED | (lmce ? FEAT_CTL_LMCE_ENABLED : 0);
+		return 0;
+	case MSR_IA32_MCG_EXT_CTL:
+		if (!msr->host_initiated && !lmce)
+			return 1;
+		msr->data = vcpu->arch.mcg_ext_ctl;
+		return 0;
+	}
+	return tdxe_has_emulated_msr(msr->index) ? tdxe_svm.get_msr(vcpu, msr) : 1;
 }
 
+/* KVM: tdx_set_msr() */
 static int op_set_msr(struct kvm_vcpu *vcpu, struct msr_data *msr)
 {
-	return refused_to_user_space(vcpu, msr->index, true) ? 1 : tdxe_svm.set_msr(vcpu, msr);
+	if (!is_from_outside(vcpu))
+		return tdxe_svm.set_msr(vcpu, msr);
+	if (msr->index == MSR_IA32_MCG_EXT_CTL) {
+		if ((!msr->host_initiated && !(vcpu->arch.mcg_cap & MCG_LMCE_P)) ||
+		    (msr->data & ~MCG_EXT_CTL_LMCE_EN))
+			return 1;
+		vcpu->arch.mcg_ext_ctl = msr->data;
+		return 0;
+	}
+	if (tdxe_is_read_only_msr(msr->index) || !tdxe_has_emulated_msr(msr->index))
+		return 1;
+	return tdxe_svm.set_msr(vcpu, msr);
 }
 
 /* ---- memory ------------------------------------------------------------------ */

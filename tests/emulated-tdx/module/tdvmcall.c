@@ -117,19 +117,21 @@ static int done_wrmsr(struct kvm_vcpu *vcpu)
 	return tdxe_vmc_ret(vcpu, vcpu->run->msr.error ? VMC_INVALID : VMC_OK);
 }
 
+/*
+ * KVM hands both calls to its ordinary RDMSR and WRMSR: the filter of user space first, then
+ * tdx_get_msr() and tdx_set_msr(), see op_get_msr(). What these refuse has reason INVAL; UNKNOWN is
+ * an MSR of the list that common code does not know.
+ */
 static int vmc_msr(struct kvm_vcpu *vcpu, bool write)
 {
 	u32 index = REG(vcpu, R12), reason;
 	u64 data = write ? REG(vcpu, R13) : 0;
-	int r = KVM_MSR_RET_UNSUPPORTED;
+	int r;
 
-	if (index == MSR_IA32_FEAT_CTL && !write) {
-		data = FEAT_CTL_LOCKED;
-		r = 0;
-	} else if (tdxe_has_emulated_msr(index) && !(write && tdxe_is_read_only_msr(index))) {
-		r = write ? kvm_emulate_msr_write(vcpu, index, data) :
-			    kvm_emulate_msr_read(vcpu, index, &data);
-	}
+	to_tv(vcpu)->in_vmc_msr = true;
+	r = write ? kvm_emulate_msr_write(vcpu, index, data) :
+		    kvm_emulate_msr_read(vcpu, index, &data);
+	to_tv(vcpu)->in_vmc_msr = false;
 	if (!r) {
 		if (!write)
 			REG(vcpu, R11) = data;

@@ -161,6 +161,7 @@ struct tdxe_vcpu {
 	struct tdxe_ve ve;
 	u8 cpuidve;			/* bit 0 supervisor, bit 1 user */
 	bool in_hlt, hlt_blocked;	/* TDVMCALL HLT in progress, its R12 */
+	bool in_vmc_msr;		/* TDVMCALL RDMSR or WRMSR in progress */
 	u64 map_next, map_end;		/* MapGPA in progress */
 	u64 saved[6];			/* registers hidden by a KVM hypercall */
 	u64 spec_ctrl, xss, debugctl, ds_area, uarch_misc;

@@ -1,6 +1,7 @@
 //! Speaks KVM's TDX ABI inside of L1; see `tdvmm_tests::probe`.
 //!
 //! - `conformance [CASE]`, `tiny [CASE]`: the list, or one of it
+//! - `puppet IMAGE [CASE]`: TDVMCALLs one by one
 //! - `stress IMAGE VCPUS PAGES accept|touch SOAK SECONDS`
 //! - `hold`: keeps an idle ordinary VM; prints `holding`
 //! - `scan PROGRAM SEED`: looks for the token of a TD (`tests/guests/td/memory.c`) in the memory of a process
@@ -26,6 +27,8 @@ fn main() -> ExitCode {
         ["conformance", case] => probe::conformance(&mut report, Some(case)),
         ["tiny"] => probe::tiny(&mut report, None),
         ["tiny", case] => probe::tiny(&mut report, Some(case)),
+        ["puppet", image] => probe::puppet(&mut report, image, None),
+        ["puppet", image, case] => probe::puppet(&mut report, image, Some(case)),
         [
             "stress",
             image,
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
                 pages: number(pages),
                 touch: *how == "touch",
                 soak: number(soak),
+                puppet: false,
                 seconds: number(seconds).into(),
             };
             probe::stress(&mut report, &orders);

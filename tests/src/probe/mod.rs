@@ -1,11 +1,12 @@
 //! The prober: a small program in L1 that speaks KVM's TDX ABI with its own constants and its own structs.
 //!
 //! It shares no code with crate `tdx`, so that a wrong offset there and a wrong offset here do not agree. It runs the
-//! conformance list, TDs of one page, and a TD with several vCPUs under stress, and prints one line for each case:
-//! `ok NAME` or `FAIL NAME: why`.
+//! conformance list, TDs of one page, a TD that makes the TDVMCALLs it is told, and a TD with several vCPUs under stress,
+//! and prints one line for each case: `ok NAME` or `FAIL NAME: why`.
 
 mod conformance;
 mod ordinary;
+mod puppet;
 mod quotes;
 mod scan;
 mod stress;
@@ -87,6 +88,17 @@ pub fn tiny_names() -> Vec<String> {
 /// Runs one TD of one page, or all.
 pub fn tiny(report: &mut Report, only: Option<&str>) {
     tiny::run(report, only);
+}
+
+/// Names of the cases of the TD on strings.
+#[must_use]
+pub fn puppet_names() -> Vec<String> {
+    puppet::names()
+}
+
+/// Runs one case of the TD on strings, whose code is in the file `image`, or all.
+pub fn puppet(report: &mut Report, image: &str, only: Option<&str>) {
+    puppet::run(report, image, only);
 }
 
 /// Runs one TD under stress.

@@ -32,6 +32,8 @@ pub struct Orders {
     pub touch: bool,
     /// #VEs and self IPIs in a row at the end.
     pub soak: u32,
+    /// Instead of all this, what the prober says, call by call.
+    pub puppet: bool,
     /// When to give up.
     pub seconds: u64,
 }
@@ -135,10 +137,15 @@ fn check(orders: &Orders, told: &Told, r: &[u32; 32]) -> Result<(), Failure> {
 }
 
 fn launch(kvm: &Kvm, orders: &Orders) -> Result<Vm, Errno> {
-    let mut vm = kvm.create(5)?;
+    let vm = kvm.create(5)?;
+    vm.enable_cap(201, 1 << 12)?; // MapGPA exits
+    build(kvm, vm, orders)
+}
+
+/// Makes a new VM a TD that has the image and can run.
+pub(super) fn build(kvm: &Kvm, mut vm: Vm, orders: &Orders) -> Result<Vm, Errno> {
     vm.enable_cap(121, 24)?; // split irqchip
     vm.enable_cap(237, 40)?; // APIC bus
-    vm.enable_cap(201, 1 << 12)?; // MapGPA exits
     let caps = vm.capabilities(256, 0)?;
     let attributes = if orders.touch { 0 } else { 1 << 28 };
     let mut leaves = td::plain_leaves(&caps);
@@ -205,6 +212,7 @@ fn image(orders: &Orders) -> Mapping {
         orders.touch.into(),
         orders.soak,
         STORMS,
+        orders.puppet.into(),
     ];
     for (i, order) in words.iter().enumerate() {
         m.put(0xb004 + 4 * i, &order.to_le_bytes());
