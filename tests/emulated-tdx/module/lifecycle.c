@@ -7,6 +7,7 @@
  * the run loop (LAPIC, FPU, XCR0, event injection) works as for a plain VM.
  * Departs: on a real host the state is out of KVM's reach at all times.
  */
+#include <asm/syscall.h>
 #include "tdxe.h"
 
 int tdxe_vm_init(struct kvm *kvm)
@@ -43,6 +44,20 @@ void tdxe_vm_destroy(struct kvm *kvm)
 		tdxe_key_free(to_td(kvm));
 	}
 	tdxe_svm.vm_destroy(kvm);
+}
+
+/*
+ * Is this KVM_RUN? With immediate_exit wants_to_run is false as in any other ioctl, but KVM
+ * completes the last exit and makes the guest's FPU state current all the same. Were that state
+ * confidential then, it would not be loaded, and a preemption would save the VMM's registers to it.
+ * run->immediate_exit cannot tell either: user space may change it at any time.
+ */
+static bool in_run_ioctl(void)
+{
+	unsigned long args[6];
+
+	syscall_get_arguments(current, current_pt_regs(), args);
+	return (u32)args[1] == KVM_RUN;
 }
 
 static void set_protected(struct kvm_vcpu *vcpu, bool on)
@@ -118,7 +133,7 @@ void tdxe_vcpu_reset(struct kvm_vcpu *vcpu, bool init_event)
 void tdxe_vcpu_load(struct kvm_vcpu *vcpu, int cpu)
 {
 	if (is_td_vcpu(vcpu) && !vcpu->scheduled_out)
-		set_protected(vcpu, !vcpu->wants_to_run);
+		set_protected(vcpu, !vcpu->wants_to_run && !in_run_ioctl());
 	tdxe_svm.vcpu_load(vcpu, cpu);
 }
 

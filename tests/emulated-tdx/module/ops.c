@@ -178,6 +178,15 @@ static void op_update_cr8_intercept(struct kvm_vcpu *vcpu, int tpr, int irr)
 {
 }
 
+/*
+ * Asked by KVM in place of its LAPIC while guest_apic_protected is set, which is never in KVM_RUN
+ * (tdxe_vcpu_load()); kvm-amd has no such call, and KVM does not look whether there is one.
+ */
+static bool op_protected_apic_has_interrupt(struct kvm_vcpu *vcpu)
+{
+	return false;
+}
+
 /* No INIT and no SIPI in a TD (KVM: vt_apic_init_signal_blocked()). */
 static bool op_apic_init_blocked(struct kvm_vcpu *vcpu)
 {
@@ -250,6 +259,7 @@ void tdxe_hardware_setup(struct kvm_x86_ops *ops)
 	ops->free_external_spt = tdxe_free_external_spt;
 	ops->interrupt_allowed = op_interrupt_allowed;
 	ops->update_cr8_intercept = op_update_cr8_intercept;
+	ops->protected_apic_has_interrupt = op_protected_apic_has_interrupt;
 	ops->apic_init_signal_blocked = op_apic_init_blocked;
 	ops->vcpu_deliver_sipi_vector = op_deliver_sipi;
 	ops->mem_enc_ioctl = tdxe_vm_ioctl;

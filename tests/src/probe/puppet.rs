@@ -1,21 +1,29 @@
 //! A TD that makes the TDVMCALLs it is told, one by one; the code that runs in it is
 //! `tests/emulated-tdx/guest/puppet.c`.
 //!
-//! So exits are seen that only an odd guest or an odd VMM causes: MSR accesses that user space is asked about, and
-//! MapGPA with every answer.
+//! So exits are seen that only an odd guest or an odd VMM causes: MSR accesses that user space is asked about, MapGPA
+//! with every answer, and what a KVM_RUN with `immediate_exit` leaves of a guest's registers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::stress::{self, Orders};
 use super::sys::{self, Bytes, Errno, Mapping};
 use super::td::{Kvm, Vm};
-use super::{Failure, Report};
+use super::{Failure, Report, ordinary};
 
 const ORDER: u64 = 0x600;
 const ANSWER: u64 = 0x604;
+/// A port of neither.
+const OTHER_PORT: u64 = 0x77;
 /// What the guest has in XMM0 during a call.
 const MARK: u64 = 0x6b72_616d_206d_6d78;
 
 const RDMSR: u64 = 31;
 const WRMSR: u64 = 32;
+const IO: u64 = 30;
 const MAP_GPA: u64 = 0x10001;
 const SHARED: u64 = 1 << 47;
 
@@ -44,11 +52,12 @@ const LSTAR: u64 = 0xc000_0082;
 
 type Test = fn(&Puppet) -> Result<(), Failure>;
 
-const CASES: [(&str, Test); 4] = [
+const CASES: [(&str, Test); 5] = [
     ("msr_without_capability_is_refused", msr_without_capability),
     ("msr_exits_have_the_reason_asked_for", msr_exits),
     ("msr_that_is_filtered_exits_as_such", msr_filtered),
     ("map_gpa_ends_as_user_space_says", map_gpa),
+    ("immediate_exit_keeps_the_guests_registers", immediate_exit),
 ];
 
 /// Names of all cases.
@@ -305,4 +314,33 @@ fn map_gpa(puppet: &Puppet) -> Result<(), Failure> {
         with(-i64::from(libc::EINVAL)),
         Err(Wrong::Run(Errno(libc::EINVAL))),
     )
+}
+
+/// KVM_RUN with `immediate_exit` swaps the FPU state and enters no guest. Threads that want the CPU make it likely that
+/// this one is scheduled out in between.
+fn immediate_exit(puppet: &Puppet) -> Result<(), Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for _ in 0..4 {
+        let stop = Arc::clone(&stop);
+        thread::spawn(move || while !stop.load(Ordering::Relaxed) {});
+    }
+    let mut unlike = Vec::new();
+    let answer = puppet.call([0, IO, 4, 1, OTHER_PORT, 0], |_, run| {
+        run.put(1, &[1]);
+        let until = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < until {
+            let result = puppet.vm.run(0);
+            if result != Err(Errno(libc::EINTR)) {
+                unlike.push(result);
+                break;
+            }
+        }
+        run.put(1, &[0]);
+    });
+    stop.store(true, Ordering::Relaxed);
+    must_be("KVM_RUN", unlike, Vec::new())?;
+    must_be("the call", answer?.status, 0)?;
+    // Nor did it open the guest's state to user space.
+    let result = ordinary::call(&puppet.vm, "get_fpu");
+    must_be("GET_FPU", result, Err(Errno(libc::EINVAL)))
 }
