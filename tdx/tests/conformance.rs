@@ -49,6 +49,7 @@ struct Step {
     hw_error_in: Option<String>,
     vcpu: u32,
     x2apic: Option<bool>,
+    gpaw: Option<u32>,
     rcx: Option<String>,
     gpa: Option<String>,
     pages: u64,
@@ -210,7 +211,8 @@ impl Bench {
                 .create_vcpu(step.vcpu)
                 .map(|index| self.vcpus.push((step.vcpu, index))),
             "set_cpuid" => {
-                let table = vcpu_table(step.vcpu, step.x2apic.unwrap_or(true));
+                let gpaw = step.gpaw.unwrap_or(48);
+                let table = vcpu_table(step.vcpu, step.x2apic.unwrap_or(true), gpaw);
                 self.kernel.set_cpuid(self.vcpu(step)?, &table)
             }
             "td_cpuid" => {
@@ -366,13 +368,13 @@ fn init_table(choice: &str) -> Result<Vec<kvm_cpuid_entry2>, Failed> {
     Ok(table)
 }
 
-fn vcpu_table(vcpu: u32, x2apic: bool) -> CpuidTable {
+fn vcpu_table(vcpu: u32, x2apic: bool, gpaw: u32) -> CpuidTable {
     let mut table = fake::wanted_cpuid(VcpuId(vcpu));
     for entry in &mut table.0 {
         match entry.function {
             1 if x2apic => entry.ecx |= 1 << 21,
             1 => entry.ecx &= !(1 << 21),
-            0x8000_0008 => entry.eax = (entry.eax & !0x00ff_0000) | 48 << 16,
+            0x8000_0008 => entry.eax = (entry.eax & !0x00ff_0000) | gpaw << 16,
             _ => {}
         }
     }

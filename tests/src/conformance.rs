@@ -105,6 +105,8 @@ pub enum Call {
         vcpu: u32,
         #[serde(default = "yes")]
         x2apic: bool,
+        #[serde(default = "four_levels")]
+        gpaw: u32,
     },
     TdCpuid {
         #[serde(default)]
@@ -288,6 +290,10 @@ fn room() -> u32 {
 
 fn yes() -> bool {
     true
+}
+
+fn four_levels() -> u32 {
+    48
 }
 
 /// KVM_TDX_MEASURE_MEMORY_REGION.

@@ -22,8 +22,12 @@ static void before_run(struct kvm_vcpu *vcpu)
 {
 	struct kvm_cpuid_entry2 *e = kvm_find_cpuid_entry(vcpu, 0x80000008);
 
-	/* A guest CPUID with the other GPAW bugs the VM (KVM: tdx_vcpu_pre_run()). */
-	KVM_BUG_ON(e && ((e->eax >> 16) & 0xff) > TDXE_GPAW, vcpu->kvm);
+	/*
+	 * A guest CPUID with the other GPAW bugs the VM (KVM: tdx_load_mmu_pgd()).
+	 * Departs: without KVM_BUG_ON()'s warning, which would be a trouble of this host.
+	 */
+	if (e && ((e->eax >> 16) & 0xff) > TDXE_GPAW)
+		kvm_vm_bugged(vcpu->kvm);
 	/* CSTAR is #VE in a TD, but an SVM guest has it without an exit. */
 	svm_set_intercept_for_msr(vcpu, MSR_CSTAR, MSR_TYPE_RW, true);
 }

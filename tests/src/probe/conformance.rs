@@ -133,8 +133,8 @@ impl<'a> State<'a> {
             Call::Capabilities { nent, flags } => self.vm()?.capabilities(*nent, *flags).map(drop),
             Call::InitVm { .. } => self.init_vm(call),
             Call::CreateVcpu { vcpu } => self.vm_mut()?.create_vcpu(*vcpu),
-            Call::SetCpuid { vcpu, x2apic } => {
-                let leaves = self.kvm.vcpu_cpuid(*vcpu, *x2apic);
+            Call::SetCpuid { vcpu, x2apic, gpaw } => {
+                let leaves = self.kvm.vcpu_cpuid(*vcpu, *x2apic, *gpaw);
                 self.vm()?.set_cpuid(*vcpu, &leaves)
             }
             Call::TdCpuid {

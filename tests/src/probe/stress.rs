@@ -160,7 +160,7 @@ pub(super) fn build(kvm: &Kvm, mut vm: Vm, orders: &Orders) -> Result<Vm, Errno>
     }
     for vcpu in 0..orders.vcpus {
         vm.create_vcpu(vcpu)?;
-        vm.set_cpuid(vcpu, &kvm.vcpu_cpuid(vcpu, true))?;
+        vm.set_cpuid(vcpu, &kvm.vcpu_cpuid(vcpu, true, 48))?;
         command(vm.vcpu(vcpu)?, td::TDX_INIT_VCPU, 0, 0, 0).0?;
     }
     let image = image(orders);

@@ -121,7 +121,7 @@ impl Kvm {
     }
 
     /// The CPUID list for a vCPU of a TD.
-    pub fn vcpu_cpuid(&self, vcpu: u32, x2apic: bool) -> Vec<Leaf> {
+    pub fn vcpu_cpuid(&self, vcpu: u32, x2apic: bool, gpaw: u32) -> Vec<Leaf> {
         let mut leaves = self.supported.clone();
         for leaf in &mut leaves {
             match leaf[0] {
@@ -129,7 +129,7 @@ impl Kvm {
                     leaf[4] = leaf[4] & 0x00ff_ffff | vcpu << 24;
                     leaf[5] = leaf[5] & !(1 << 21) | u32::from(x2apic) << 21;
                 }
-                0x8000_0008 => leaf[3] = leaf[3] & !0x00ff_0000 | 48 << 16,
+                0x8000_0008 => leaf[3] = leaf[3] & !0x00ff_0000 | gpaw << 16,
                 _ => {}
             }
         }

@@ -126,7 +126,7 @@ fn launch(kvm: &Kvm, code: &[u8], before: Before) -> Result<Vm, Errno> {
         vm.convert(0x1000, PAGE, false)?;
     }
     vm.create_vcpu(0)?;
-    vm.set_cpuid(0, &kvm.vcpu_cpuid(0, true))?;
+    vm.set_cpuid(0, &kvm.vcpu_cpuid(0, true, 48))?;
     command(vm.vcpu(0)?, td::TDX_INIT_VCPU, 0, 0, 0).0?;
     let page = Mapping::anonymous(4096);
     page.put(0, code);
