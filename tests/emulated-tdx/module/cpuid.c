@@ -216,8 +216,7 @@ int tdxe_cpuid_read_config(struct kvm_cpuid2 *user, u32 (**conf)[4])
 	int n, i, found = 0;
 
 	n = tdxe_cpuid_caps(caps, ARRAY_SIZE(caps));
-	e = kvm_find_cpuid_entry2(user->entries, user->nent, 0x80000008,
-				  KVM_CPUID_INDEX_NOT_SIGNIFICANT);
+	e = kvm_find_cpuid_entry2(user->entries, user->nent, 0x80000008, 0);
 	if (!e || ((e->eax >> 16) & 0xff) != TDXE_GPAW)	/* 52 would need 5 levels */
 		return -EINVAL;
 
@@ -225,10 +224,8 @@ int tdxe_cpuid_read_config(struct kvm_cpuid2 *user, u32 (**conf)[4])
 	if (!c)
 		return -ENOMEM;
 	for (i = 0; i < n; i++) {
-		bool sub = caps[i].function == 4 || caps[i].function == 7 || caps[i].function == 0x1f;
-
 		e = kvm_find_cpuid_entry2(user->entries, user->nent, caps[i].function,
-					  sub ? caps[i].index : KVM_CPUID_INDEX_NOT_SIGNIFICANT);
+					  caps[i].index);
 		if (!e)
 			continue;	/* absent: all bits off */
 		found++;

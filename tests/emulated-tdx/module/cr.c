@@ -38,8 +38,8 @@ int tdxe_handle_cr(struct kvm_vcpu *vcpu)
 	u64 val;
 
 	tdxe_decode(vcpu, &in);
-	if (in.n < 3)
-		return -EFAULT;
+	if (in.n < 3)		/* the code is being converted: execute it again */
+		return 1;
 	if (in.b[in.op] != 0x0f || (in.b[in.op + 1] != 0x20 && in.b[in.op + 1] != 0x22))
 		return kvm_emulate_instruction_from_buffer(vcpu, in.b, in.n);
 

@@ -22,10 +22,8 @@ void tdxe_record_exit(struct kvm_vcpu *vcpu)
 		.info1 = c->exit_info_1, .info2 = c->exit_info_2, .rax = REG(vcpu, RAX),
 		.rcx = REG(vcpu, RCX), .rdx = REG(vcpu, RDX), .r11 = REG(vcpu, R11),
 		.cr3 = to_svm(vcpu)->vmcb->save.cr3, .intinfo = c->exit_int_info };
-	if (unlikely(tdxe.trace)) {
-		tdxe.trace--;
+	if (unlikely(tdxe_take_one(&tdxe.trace)))
 		show_exit(l, vcpu->vcpu_id);
-	}
 }
 
 void tdxe_dump(struct kvm_vcpu *vcpu)

@@ -222,8 +222,7 @@ static int build_td(struct kvm *kvm, const u32 conf[][4], u64 *hw_error)
 	r = tdxe_key_alloc(td);
 	if (r)
 		return r;
-	if (tdxe.init_vm_eagain) {	/* TDX_RND_NO_ENTROPY */
-		tdxe.init_vm_eagain--;
+	if (tdxe_take_one(&tdxe.init_vm_eagain)) {	/* TDX_RND_NO_ENTROPY */
 		r = -EAGAIN;
 		goto no_key;
 	}

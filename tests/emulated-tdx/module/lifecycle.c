@@ -28,7 +28,7 @@ int tdxe_vm_init(struct kvm *kvm)
 	kvm->arch.has_private_mem = true;
 	kvm->arch.has_protected_pmu = true;
 	kvm->arch.disabled_quirks |= KVM_X86_QUIRK_IGNORE_GUEST_PAT;
-	kvm->max_vcpus = min_t(int, kvm->max_vcpus, tdxe.max_vcpus ?: num_present_cpus());
+	kvm->max_vcpus = min_t(uint, kvm->max_vcpus, tdxe.max_vcpus ?: num_present_cpus());
 	mutex_init(&td->mr_lock);
 	xa_init(&td->vcpus);
 	td->state = TD_NEW;

@@ -49,35 +49,53 @@ PARAM(tdx_tcg_irq_exit, tcg_irq_exit, bool, 0644,
       "exit right after each injected interrupt, in all VMs (works round a defect of QEMU's TCG)");
 
 static DEFINE_IDA(key_ids);
-static atomic_t key_ids_used;
+static DEFINE_MUTEX(lock);		/* key_ids_used, and what is decided by it */
+static int key_ids_used;
 
 /* Key id for a TD that comes alive; KVM keeps it until the VM is destroyed. */
 int tdxe_key_alloc(struct tdxe_vm *td)
 {
 	int id;
 
-	if (tdxe.max_tds && atomic_read(&key_ids_used) >= tdxe.max_tds)
-		return -EBUSY;
+	guard(mutex)(&lock);
 	if (!tdxe.key_ids)
 		return -ENOSPC;
 	id = ida_alloc_range(&key_ids, 1, tdxe.key_ids, GFP_KERNEL);
 	if (id < 0)
 		return id;
-	atomic_inc(&key_ids_used);
+	/* KVM charges the cgroup once it has the key id (__tdx_td_init()). */
+	if (tdxe.max_tds && key_ids_used >= tdxe.max_tds) {
+		ida_free(&key_ids, id);
+		return -EBUSY;
+	}
+	key_ids_used++;
 	td->key_id = id;
 	return 0;
 }
 
 void tdxe_key_free(struct tdxe_vm *td)
 {
+	guard(mutex)(&lock);
 	if (!td->key_id)
 		return;
 	ida_free(&key_ids, td->key_id);
-	atomic_dec(&key_ids_used);
+	key_ids_used--;
 	td->key_id = 0;
 }
 
 int tdxe_key_ids_used(void)
 {
-	return atomic_read(&key_ids_used);
+	guard(mutex)(&lock);
+	return key_ids_used;
+}
+
+/* Takes one from a parameter that counts down; false if there is none left. */
+bool tdxe_take_one(uint *count)
+{
+	uint left = READ_ONCE(*count);
+
+	while (left)
+		if (try_cmpxchg(count, &left, left - 1))
+			return true;
+	return false;
 }

@@ -87,7 +87,10 @@ int tdxe_set_external_spte(struct kvm *kvm, gfn_t gfn, u64 old_spte,
 		if (KVM_BUG_ON(level != PG_LEVEL_4K, kvm))
 			return -EIO;
 		atomic64_inc(&to_td(kvm)->counts.removed);
-		/* Attributes change under this lock; holes and teardown do without it. */
+		/*
+		 * Attributes change under this lock; holes and teardown do without it. A guess:
+		 * a slot is deleted under it too, and another thread may hold it.
+		 */
 		if (mutex_is_locked(&kvm->slots_lock))
 			atomic64_inc(&to_td(kvm)->counts.converted);
 		WRITE_ONCE(*e, 0);

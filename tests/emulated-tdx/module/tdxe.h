@@ -208,6 +208,7 @@ extern struct tdxe_params tdxe;
 int tdxe_key_alloc(struct tdxe_vm *td);
 void tdxe_key_free(struct tdxe_vm *td);
 int tdxe_key_ids_used(void);
+bool tdxe_take_one(uint *count);
 
 /* ops.c */
 void tdxe_hardware_setup(struct kvm_x86_ops *ops);
