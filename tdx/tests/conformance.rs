@@ -50,6 +50,7 @@ struct Step {
     vcpu: u32,
     x2apic: Option<bool>,
     gpaw: Option<u32>,
+    ns: Option<u64>,
     rcx: Option<String>,
     gpa: Option<String>,
     pages: u64,
@@ -85,12 +86,22 @@ fn main() {
 /// What the fake has no part in: ordinary ioctls, module parameters, limits of several VMs.
 fn needs_a_kernel(step: &Step) -> Option<&str> {
     match step.call.as_str() {
-        "ioctl" if step.name == "vm_set_tsc_khz_50_mhz" => None,
+        "ioctl" if khz(&step.name).is_some() => None,
         "ioctl" => Some(&step.name),
         other => ["parameter", "extension", "close_vm"]
             .contains(&other)
             .then_some(other),
     }
+}
+
+/// The frequency that an `ioctl` step gives the VM.
+fn khz(name: &str) -> Option<u32> {
+    Some(match name {
+        "vm_set_tsc_khz" => 2_000_000,
+        "vm_set_tsc_khz_50_mhz" => 50_000,
+        "vm_set_tsc_khz_10025_mhz" => 10_025_000,
+        _ => return None,
+    })
 }
 
 /// One VM, and the region command that may be resumed.
@@ -156,7 +167,7 @@ impl Bench {
             "split_irqchip" => self.kernel.enable_cap(abi::KVM_CAP_SPLIT_IRQCHIP, 24),
             "apic_bus_cycles" => self
                 .kernel
-                .enable_cap(abi::KVM_CAP_X86_APIC_BUS_CYCLES_NS, 40),
+                .enable_cap(abi::KVM_CAP_X86_APIC_BUS_CYCLES_NS, step.ns.unwrap_or(40)),
             "capabilities" => {
                 let nent = step.nent.unwrap_or(256);
                 let mut buffer = wire::capabilities_buffer(nent as usize);
@@ -198,7 +209,10 @@ impl Bench {
                 }
             }
             "inject" => self.inject(step)?,
-            "ioctl" => self.kernel.set_tsc_khz(50_000),
+            "ioctl" => {
+                let khz = khz(&step.name).ok_or("an ioctl that the fake has")?;
+                self.kernel.set_tsc_khz(khz)
+            }
             _ => self.vcpu_step(step, out)?,
         })
     }
@@ -296,7 +310,10 @@ impl Bench {
         let vcpu = self.vcpu(step)?;
         let cmd = wire::command(abi::KVM_TDX_INIT_MEM_REGION, self.region_flags, 0);
         let source = (step.source.as_deref() != Some("unmapped")).then_some(&self.memory[..]);
-        let payload = Payload::Region(&mut self.region, source);
+        let payload = match step.pointer.as_deref() {
+            Some("bad") => Payload::Unmapped,
+            _ => Payload::Region(&mut self.region, source),
+        };
         let result = self.kernel.vcpu_command(vcpu, cmd, payload);
         out.left = Some(self.region.nr_pages);
         Ok(result)
@@ -362,6 +379,15 @@ fn init_table(choice: &str) -> Result<Vec<kvm_cpuid_entry2>, Failed> {
         "outside_mask" => table[one].eax |= 1,
         "tsx" => table[seven].ebx |= 1 << 11,
         "waitpkg" => table[seven].ecx |= 1 << 5,
+        "unflagged" => {
+            let four = find(&table, 4);
+            table[four].edx |= 1 << 31;
+            table.iter_mut().for_each(|entry| entry.flags = 0);
+        }
+        "other_index" => {
+            table[one].index = 5;
+            table[one].flags = 1;
+        }
         "nent_257" => table.resize(257, kvm_cpuid_entry2::default()),
         other => return Err(format!("unknown table {other}").into()),
     }

@@ -69,7 +69,10 @@ pub enum Call {
     CreateVm,
     CloseVm,
     SplitIrqchip,
-    ApicBusCycles,
+    ApicBusCycles {
+        #[serde(default = "crystal")]
+        ns: u64,
+    },
     Extension {
         cap: u32,
         equals: i32,
@@ -148,6 +151,8 @@ pub enum Call {
         flags: u32,
         #[serde(default)]
         source: Source,
+        #[serde(default)]
+        pointer: Pointer,
         left: Option<u64>,
     },
     ResumeMemRegion {
@@ -210,12 +215,14 @@ pub enum CpuidVariant {
     OutsideMask,
     Tsx,
     Waitpkg,
+    Unflagged,
+    OtherIndex,
     Padding,
     #[serde(rename = "nent_257")]
     Nent257,
 }
 
-/// Where INIT_VM's argument is.
+/// Where the struct of INIT_VM or INIT_MEM_REGION is.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "plain words")]
@@ -290,6 +297,11 @@ fn room() -> u32 {
 
 fn yes() -> bool {
     true
+}
+
+/// 25 MHz, in nanoseconds.
+fn crystal() -> u64 {
+    40
 }
 
 fn four_levels() -> u32 {

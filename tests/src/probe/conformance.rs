@@ -12,6 +12,8 @@ use crate::conformance::{
 const LIST: &str = include_str!("../../emulated-tdx/conformance.toml");
 
 const PAGE: u64 = 4096;
+/// An address with nothing behind it.
+const BAD: u64 = 8;
 const VM_TYPE_TDX: u64 = 5;
 const CAP_SPLIT_IRQCHIP: u32 = 121;
 const CAP_APIC_BUS_CYCLES_NS: u32 = 237;
@@ -129,7 +131,7 @@ impl<'a> State<'a> {
                 Ok(())
             }
             Call::SplitIrqchip => self.vm()?.enable_cap(CAP_SPLIT_IRQCHIP, 24),
-            Call::ApicBusCycles => self.vm()?.enable_cap(CAP_APIC_BUS_CYCLES_NS, 40),
+            Call::ApicBusCycles { ns } => self.vm()?.enable_cap(CAP_APIC_BUS_CYCLES_NS, *ns),
             Call::Capabilities { nent, flags } => self.vm()?.capabilities(*nent, *flags).map(drop),
             Call::InitVm { .. } => self.init_vm(call),
             Call::CreateVcpu { vcpu } => self.vm_mut()?.create_vcpu(*vcpu),
@@ -159,8 +161,13 @@ impl<'a> State<'a> {
                 pages,
                 flags,
                 source,
+                pointer,
                 left,
             } => {
+                if *pointer == Pointer::Bad {
+                    let vcpu = self.vm()?.vcpu(*vcpu)?;
+                    return command(vcpu, td::TDX_INIT_MEM_REGION, *flags, BAD, 0).0;
+                }
                 let source = match source {
                     Source::Aligned => self.pages.address(),
                     Source::Unaligned => self.pages.address() + 1,
@@ -245,7 +252,7 @@ impl<'a> State<'a> {
         }
         let address = match pointer {
             Pointer::Valid => arg.address(),
-            Pointer::Bad => 8,
+            Pointer::Bad => BAD,
         };
         let (result, got) = command(self.vm()?.fd(), td::TDX_INIT_VM, *flags, address, 0);
         self.must_be("hw_error", got, *hw_error);
@@ -310,6 +317,15 @@ fn leaves_for(caps: &Bytes, variant: CpuidVariant) -> Vec<Leaf> {
         CpuidVariant::OutsideMask => set(1, 3, 0),
         CpuidVariant::Tsx => set(7, 4, 11),
         CpuidVariant::Waitpkg => set(7, 5, 5),
+        CpuidVariant::Unflagged => {
+            set(4, 6, 31);
+            leaves.iter_mut().for_each(|leaf| leaf[2] = 0);
+        }
+        CpuidVariant::OtherIndex => {
+            for leaf in leaves.iter_mut().filter(|leaf| leaf[0] == 1) {
+                leaf[1..3].copy_from_slice(&[5, 1]);
+            }
+        }
         CpuidVariant::ExtraLeaf => leaves.push([0x4000_0000, 0, 0, 0, 0, 0, 0]),
         CpuidVariant::DuplicateLeaf => leaves.push([1, 0, 0, 0, 0, 0, 0]),
         CpuidVariant::Default | CpuidVariant::Padding | CpuidVariant::Nent257 => {}

@@ -227,15 +227,18 @@ impl Drop for Mapping {
     }
 }
 
-/// Gives the pages of a file range back (FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE).
-pub fn punch_hole(fd: BorrowedFd<'_>, at: u64, len: u64) {
+/// Mode of [`fallocate`] that gives pages back: FALLOC_FL_KEEP_SIZE and FALLOC_FL_PUNCH_HOLE.
+pub const PUNCH_HOLE: i32 = 3;
+
+/// Allocates a range of a file or gives it back.
+pub fn fallocate(fd: BorrowedFd<'_>, mode: i32, at: u64, len: u64) -> Result<(), Errno> {
     let (at, len) = (
         i64::try_from(at).expect("fits"),
         i64::try_from(len).expect("fits"),
     );
     // SAFETY: the call reads its arguments only.
-    let r = unsafe { libc::fallocate(fd.as_raw_fd(), 3, at, len) };
-    assert_eq!(r, 0, "fallocate: {}", Errno::last().name());
+    let r = unsafe { libc::fallocate(fd.as_raw_fd(), mode, at, len) };
+    if r < 0 { Err(Errno::last()) } else { Ok(()) }
 }
 
 /// Sets a parameter of the module.

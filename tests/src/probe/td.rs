@@ -233,7 +233,7 @@ impl Vm {
                 slot.shared
                     .discard(at, usize::try_from(end - start).expect("fits"));
             } else if let Some(fd) = &slot.private {
-                sys::punch_hole(fd.as_fd(), start - slot.gpa, end - start);
+                sys::fallocate(fd.as_fd(), sys::PUNCH_HOLE, start - slot.gpa, end - start)?;
             }
         }
         Ok(())

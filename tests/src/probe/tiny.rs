@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use super::sys::{Errno, Mapping};
 use super::td::{self, Kvm, Vm, command};
-use super::{Failure, Report};
+use super::{Failure, Report, ordinary};
 
 const PAGE: u64 = 4096;
 /// The page with the reset vector.
@@ -144,6 +144,13 @@ fn run_one(kvm: &Kvm, case: &TinyTd) -> Result<(), Failure> {
         .map_err(|errno| format!("the launch ended with {}", errno.name()))?;
     let vcpu = vm.vcpus.get(&0).expect("the vCPU was created").as_fd();
     let run = Mapping::of_file(vcpu, kvm.run_size());
+    // Registers of a TD cannot be asked for by way of the kvm_run page either (kvm_valid_regs).
+    run.put(288, &1_u64.to_le_bytes());
+    let result = vm.run(0);
+    if result != Err(Errno(libc::EINVAL)) {
+        return Err(format!("KVM_RUN with kvm_valid_regs gave {result:?}").into());
+    }
+    run.put(288, &0_u64.to_le_bytes());
     let result = vm.run(0);
     let exit = run.get(8, 4);
     let at_end =
@@ -173,6 +180,23 @@ fn run_one(kvm: &Kvm, case: &TinyTd) -> Result<(), Failure> {
                 return Err(at_end("exit 8 expected"));
             }
         }
+    }
+    after_run(kvm, &vm, matches!(case.end, End::Dead))
+}
+
+/// A vCPU that has run keeps its state to itself and its CPUID for good; a dead one says EIO to everything.
+fn after_run(kvm: &Kvm, vm: &Vm, dead: bool) -> Result<(), Failure> {
+    let refused = Err(Errno(if dead { libc::EIO } else { libc::EINVAL }));
+    for name in ["get_regs", "get_sregs", "get_fpu", "get_xsave", "get_lapic"] {
+        let result = ordinary::call(vm, name);
+        if result != refused {
+            return Err(format!("{name} after the run gave {result:?}").into());
+        }
+    }
+    let other = vm.set_cpuid(0, &kvm.vcpu_cpuid(0, false, 48));
+    let same = vm.set_cpuid(0, &kvm.vcpu_cpuid(0, true, 48));
+    if other != refused || same != if dead { refused } else { Ok(()) } {
+        return Err(format!("another CPUID gave {other:?}, the same {same:?}").into());
     }
     Ok(())
 }
