@@ -9,6 +9,7 @@ mod deny;
 mod edges;
 mod fuzz;
 mod lanes;
+mod load;
 mod names;
 mod no_std;
 mod output;
@@ -21,6 +22,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::cargo::{cargo, run, testbed};
 use crate::lanes::{Lane, Selection};
+use crate::load::Load;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -57,6 +59,9 @@ enum Task {
         /// How often
         #[arg(long, default_value_t = 20)]
         count: u32,
+        /// Keep every processor of this machine busy meanwhile
+        #[arg(long)]
+        load: bool,
         /// Keep the logs of runs that pass, too
         #[arg(long)]
         keep_logs: bool,
@@ -136,8 +141,14 @@ fn main() -> Result<ExitCode> {
         Task::Soak {
             case,
             count,
+            load,
             keep_logs,
-        } => lanes::soak(&case, count, keep_logs),
+        } => {
+            let load = load.then(Load::on_all_processors);
+            let code = lanes::soak(&case, count, keep_logs);
+            drop(load);
+            code
+        }
         Task::Demo { ordinary } => {
             let mut command = testbed("demo");
             command.arg(if ordinary { "ordinary" } else { "td" });
