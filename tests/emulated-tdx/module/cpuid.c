@@ -2,6 +2,8 @@
 /*
  * CPUID of an emulated TD: which bits the VMM may configure, and the table the
  * "module" shows to the guest.  Host = raw CPUID of the machine KVM runs on.
+ * Departs: the configurable bits are a guess, limited to what the host has; 52 address bits
+ * are shown, but bits 48 to 51 of a page table entry fault; EBX of leaf 0xD.1 is 0.
  */
 #include "tdxe.h"
 

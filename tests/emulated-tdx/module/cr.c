@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Control registers: what a TD may write, and the moves themselves.
+ * Departs: where the host has no PCID, a write of CR4.PCIDE is dropped; CR4.PAE stays set
+ * behind the guest's back while paging is off.
  */
 #include "tdxe.h"
 

@@ -2,6 +2,8 @@
 /*
  * MSRs. Two lists: what the guest's RDMSR and WRMSR do (the module's MSR table), and
  * what KVM emulates when the guest asks by TDVMCALL or user space by ioctl.
+ * Departs: SPEC_CTRL, PRED_CMD, FLUSH_CMD, DEBUGCTL, DS_AREA and UARCH_MISC_CTL have no effect;
+ * MISC_PACKAGE_CTLS, DEBUG_INTERFACE and the VMX capabilities read as 0.
  */
 #include "tdxe.h"
 

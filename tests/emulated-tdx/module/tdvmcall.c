@@ -2,6 +2,7 @@
 /*
  * TDG.VP.VMCALL, the sub-functions that KVM answers itself or hands to user space as
  * ordinary port, MMIO and MSR exits (GHCI; KVM: handle_tdvmcall()).
+ * Departs: a register that the guest's RCX does not pass on is read all the same.
  */
 #include "tdxe.h"
 

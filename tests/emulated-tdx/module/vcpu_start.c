@@ -3,6 +3,7 @@
  * KVM_TDX_INIT_VCPU, and the state in which a TD's vCPU starts: 32-bit protected
  * mode, flat segments, RIP at the reset vector (module: TDH.VP.INIT; reference
  * values in tdx-kvm-abi.md, B.4). All vCPUs start there; nobody sends INIT or SIPI.
+ * Departs: CR4.PAE is set, which the guest does not see (cr.c).
  */
 #include "tdxe.h"
 
