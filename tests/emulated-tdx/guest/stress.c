@@ -6,6 +6,8 @@
  *   D  (instead of A, SEPT_VE_DISABLE off) all vCPUs touch the same page at once; the #VE handler accepts it
  *   E  each vCPU converts a few pages of its own to shared and back, again and again: what is written to one side
  *      is not on the other, and what was accepted again is zero
+ *   F  the first vCPU converts pages that the others accept all the while (and write, where a touch of a pending
+ *      page is #VE). Whatever they are answered, the pages are sound when it is over
  *   B  MapGPA to shared; then interrupts and #VEs whose stack page is not mapped yet: none lost or doubled
  *   C  GetTdVmCallInfo, SetupEventNotifyInterrupt answered by an MSI
  *
@@ -18,10 +20,11 @@ typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long u64;
 
-/* At IMAGE + 0xb000; the first six are the prober's orders. */
+/* At IMAGE + 0xb000; the u32 are the prober's orders, but for the barrier. */
 struct variables {
 	volatile u32 barrier, vcpus, pages, touch, soak, storms, puppet;
 	volatile u64 storm_bad, won, already, busy, lost, other, events_bad;
+	volatile u64 race_over;
 	volatile u64 timers[MAX_VCPUS], ipis[MAX_VCPUS], ves[MAX_VCPUS];
 };
 
@@ -256,6 +259,40 @@ static void conversion_storm(u32 id)
 	__atomic_add_fetch(&V->storm_bad, bad, __ATOMIC_SEQ_CST);
 }
 
+static void accept_against_conversion(u32 id)
+{
+	u64 end = RACE_FROM + RACE_PAGES * 4096UL;
+
+	while (id && !V->race_over)
+		for (u64 p = RACE_FROM; p < end; p += 4096) {
+			accept(p);
+			if (V->touch)
+				*(volatile u64 *)p = p ^ id;
+		}
+	if (id)
+		return;
+	for (u32 i = 0; i < V->storms; i++) {
+		host(MAP_GPA, RACE_FROM | SHARED_BIT, end - RACE_FROM, 0, 0);
+		host(MAP_GPA, RACE_FROM, end - RACE_FROM, 0, 0);
+	}
+	V->race_over = 1;
+}
+
+/* What of the same pages is not as written, once nobody else works in them. */
+static u32 check_race(void)
+{
+	u64 end = RACE_FROM + RACE_PAGES * 4096UL;
+	u32 bad = host(MAP_GPA, RACE_FROM, end - RACE_FROM, 0, 0) != 0;
+
+	for (u64 p = RACE_FROM; p < end; p += 4096) {
+		accept(p);
+		*(volatile u64 *)p = ~p;
+	}
+	for (u64 p = RACE_FROM; p < end; p += 4096)
+		bad += *(volatile u64 *)p != ~p;
+	return bad;
+}
+
 /* One self IPI that must come exactly once. */
 static u32 one_ipi(u32 id)
 {
@@ -354,6 +391,11 @@ void stress_main(u32 id)
 	}
 	barrier(&gen);
 	conversion_storm(id);
+	barrier(&gen);
+	accept_against_conversion(id);
+	barrier(&gen);
+	if (id == 0)
+		result(15, check_race());
 	barrier(&gen);
 	events_on_new_stacks(id);
 	barrier(&gen);

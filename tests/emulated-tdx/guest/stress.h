@@ -43,4 +43,8 @@
 #define STORM_FROM	(200UL << 20)
 #define STORM_PAGES	16
 
+/* What the first vCPU converts while the others accept it. */
+#define RACE_FROM	(216UL << 20)
+#define RACE_PAGES	16
+
 #endif

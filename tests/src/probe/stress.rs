@@ -120,6 +120,7 @@ fn check(orders: &Orders, told: &Told, r: &[u32; 32]) -> Result<(), Failure> {
         ("notifications", r[12], 1),
         ("MapGPA", r[13], 0),
         ("wrong pages in the conversion storm", r[14], 0),
+        ("wrong pages after accepts against conversions", r[15], 0),
     ];
     if !orders.touch {
         expected.push(("accepted", r[0], orders.pages));
