@@ -4,6 +4,7 @@
 //! conformance list, TDs of one page, a TD that makes the TDVMCALLs it is told, and a TD with several vCPUs under stress,
 //! and prints one line for each case: `ok NAME` or `FAIL NAME: why`.
 
+mod calls;
 mod conformance;
 mod ordinary;
 mod puppet;
@@ -93,12 +94,12 @@ pub fn tiny(report: &mut Report, only: Option<&str>) {
 /// Names of the cases of the TD on strings.
 #[must_use]
 pub fn puppet_names() -> Vec<String> {
-    puppet::names()
+    calls::names()
 }
 
 /// Runs one case of the TD on strings, whose code is in the file `image`, or all.
 pub fn puppet(report: &mut Report, image: &str, only: Option<&str>) {
-    puppet::run(report, image, only);
+    calls::run(report, image, only);
 }
 
 /// Runs one TD under stress.
