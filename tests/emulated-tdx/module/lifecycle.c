@@ -5,7 +5,9 @@
  * A TD's vCPU state is "protected" for every ioctl but KVM_RUN: vcpu_load() and
  * vcpu_put() switch KVM's protection flags, so that user space is refused while
  * the run loop (LAPIC, FPU, XCR0, event injection) works as for a plain VM.
- * Departs: on a real host the state is out of KVM's reach at all times.
+ * Departs: on a real host the state is out of KVM's reach at all times; here KVM_RUN leaves
+ * in kvm_run what it leaves there of a plain VM (if_flag, and registers where kvm_valid_regs
+ * asks for them, though that is refused).
  */
 #include <asm/syscall.h>
 #include "tdxe.h"
