@@ -49,10 +49,14 @@ void tdxe_vm_destroy(struct kvm *kvm)
 }
 
 /*
- * Is this KVM_RUN? With immediate_exit wants_to_run is false as in any other ioctl, but KVM
- * completes the last exit and makes the guest's FPU state current all the same. Were that state
- * confidential then, it would not be loaded, and a preemption would save the VMM's registers to it.
- * run->immediate_exit cannot tell either: user space may change it at any time.
+ * Is this KVM_RUN? It alone runs a vCPU and may see its state. vcpu->wants_to_run does not tell:
+ * with immediate_exit it is false as in any other ioctl, but KVM completes the last exit and makes
+ * the guest's FPU state current all the same. Were that state confidential then, it would not be
+ * loaded, and a preemption would save the VMM's registers to it. run->immediate_exit cannot tell
+ * either: user space may change it at any time.
+ *
+ * The request is read from the registers of the system call. Outside of one (the last close, in
+ * whatever thread) they may hold anything; the VM is then torn down, and no ioctl can follow.
  */
 static bool in_run_ioctl(void)
 {
@@ -135,7 +139,7 @@ void tdxe_vcpu_reset(struct kvm_vcpu *vcpu, bool init_event)
 void tdxe_vcpu_load(struct kvm_vcpu *vcpu, int cpu)
 {
 	if (is_td_vcpu(vcpu) && !vcpu->scheduled_out)
-		set_protected(vcpu, !vcpu->wants_to_run && !in_run_ioctl());
+		set_protected(vcpu, !in_run_ioctl());
 	tdxe_svm.vcpu_load(vcpu, cpu);
 }
 

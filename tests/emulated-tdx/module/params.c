@@ -49,7 +49,7 @@ PARAM(tdx_tcg_irq_exit, tcg_irq_exit, bool, 0644,
       "exit right after each injected interrupt, in all VMs (works round a defect of QEMU's TCG)");
 
 static DEFINE_IDA(key_ids);
-static DEFINE_MUTEX(lock);		/* key_ids_used, and what is decided by it */
+static DEFINE_MUTEX(key_ids_lock);	/* key_ids_used, and what is decided by it */
 static int key_ids_used;
 
 /* Key id for a TD that comes alive; KVM keeps it until the VM is destroyed. */
@@ -57,7 +57,7 @@ int tdxe_key_alloc(struct tdxe_vm *td)
 {
 	int id;
 
-	guard(mutex)(&lock);
+	guard(mutex)(&key_ids_lock);
 	if (!tdxe.key_ids)
 		return -ENOSPC;
 	id = ida_alloc_range(&key_ids, 1, tdxe.key_ids, GFP_KERNEL);
@@ -75,7 +75,7 @@ int tdxe_key_alloc(struct tdxe_vm *td)
 
 void tdxe_key_free(struct tdxe_vm *td)
 {
-	guard(mutex)(&lock);
+	guard(mutex)(&key_ids_lock);
 	if (!td->key_id)
 		return;
 	ida_free(&key_ids, td->key_id);
@@ -85,7 +85,7 @@ void tdxe_key_free(struct tdxe_vm *td)
 
 int tdxe_key_ids_used(void)
 {
-	guard(mutex)(&lock);
+	guard(mutex)(&key_ids_lock);
 	return key_ids_used;
 }
 
