@@ -24,7 +24,7 @@ const LARGE: u64 = 6144;
 /// comparison with QEMU is `boot-2cpu` as well.
 const REPRESENTATIVE: [(Role, u32, u64); 2] = [(Role::Old, 2, SMALL), (Role::Main, 4, LARGE)];
 /// How often each VMM boots at most for the comparison; the best time counts.
-const COMPARED_BOOTS: u32 = 2;
+const COMPARED_BOOTS: u32 = 5;
 
 /// The cases of this file.
 pub fn cases() -> Vec<Case> {

@@ -184,7 +184,7 @@ fn with_boot_disk(machine: &mut Machine<'_>) -> Result<()> {
     with_tdvmm(machine)?;
     let packages = machine.packages();
     let initramfs = guest::initramfs_with_scripts(packages, L1_KERNEL, &MODULES, &SCRIPTS)?;
-    let kernel = kernel::image(&packages.kernel(L1_KERNEL)?)?;
+    let kernel = kernel::image(&packages.kernel_parts(L1_KERNEL, &["image"])?)?;
     let boot = Boot {
         kernel: &kernel,
         initramfs: &initramfs,

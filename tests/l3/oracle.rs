@@ -24,7 +24,7 @@ fn qemu_boots() -> Case {
     };
     Case {
         name: "qemu-boot-2cpu".to_owned(),
-        // `boot-time-against-qemu` has QEMU boot one vCPU, `qemu-plain-on-tdx-modules` two.
+        // In every run `boot-time-against-qemu` has QEMU boot two vCPUs.
         tier: Tier::Full,
         machine: &PLAIN,
         prepare: |machine| {

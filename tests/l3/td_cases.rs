@@ -246,6 +246,8 @@ fn other_calls(context: &mut Context<'_>) -> Result<()> {
         ("info-2", INVALID_OPERAND),
     ];
     check_calls(&output, &expected)?;
+    let (_, read) = call(&output, "mmio-of-ram")?;
+    ensure!(read == 0xffff_ffff, "RAM read as MMIO gave {read:#x}");
     // What info-1 promises is what the calls above keep.
     let (_, leaves) = call(&output, "info-1")?;
     ensure!(leaves == 0, "GetTdVmCallInfo promises {leaves:#x}");

@@ -139,7 +139,9 @@ fn with_shim(machine: &mut Machine<'_>) -> Result<()> {
     let packages = machine.packages();
     let shim = packages.unpack("shim-signed")?;
     let shim = shim.join("usr/lib/shim/shimx64.efi.signed");
-    let signed = fs::read(kernel::image(&packages.kernel(L1_KERNEL)?)?)?;
+    let signed = fs::read(kernel::image(
+        &packages.kernel_parts(L1_KERNEL, &["image"])?,
+    )?)?;
     let unsigned = efi::without_signature(signed.clone()).context("the kernel is not signed")?;
     let certificate = efi::certificate(&signed).context("the signature has no certificate")?;
     let variables = efi::with_key(firmware_variables(packages)?, certificate)

@@ -87,7 +87,7 @@ impl Boot {
 
 /// The kernel of the guests on this machine.
 fn kernel() -> Result<PathBuf> {
-    kernel::image(&Packages::open()?.kernel(L1_KERNEL)?)
+    kernel::image(&Packages::open()?.kernel_parts(L1_KERNEL, &["image"])?)
 }
 
 fn own(name: &str, tier: Tier, cpus: u32) -> Case {

@@ -273,9 +273,11 @@ const PASSWORDS: [&str; 2] = ["Dir::Etc::netrc", "Dir::Etc::netrcparts"];
 
 /// Of a configuration what concerns connections, and the places of the passwords as `apt-config shell` tells them.
 fn access_settings(dump: &str, passwords: &str) -> String {
-    let protocols = ["Acquire::http::", "Acquire::https::"];
+    let protocols = ["acquire::http::", "acquire::https::"];
     let connections = dump.lines().filter(|line| {
-        let proxy = line.starts_with("Acquire::") && line.to_lowercase().contains("proxy");
+        // apt takes names of settings in any case.
+        let line = line.to_lowercase();
+        let proxy = line.starts_with("acquire::") && line.contains("proxy");
         proxy || protocols.iter().any(|start| line.starts_with(start))
     });
     let places = passwords.lines().filter_map(|line| {

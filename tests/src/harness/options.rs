@@ -166,8 +166,8 @@ mod tests {
             .as_secs()
         };
         assert_eq!(limit(60), 240);
-        assert_eq!(limit(480), 900);
-        assert_eq!(limit(1000), 1000);
+        assert_eq!(limit(300), 900);
+        assert_eq!(limit(480), 960);
     }
 
     #[test]

@@ -6,14 +6,17 @@ use anyhow::{Error, Result, bail};
 #[derive(Debug)]
 pub(super) struct Supply<F> {
     boot: F,
+    again: bool,
     failure: Option<String>,
 }
 
 impl<F> Supply<F> {
-    /// `boot` tries a second time by itself before it gives up.
-    pub(super) fn new(boot: F) -> Self {
+    /// `boot` tries a second time by itself before it gives up. With `again` it is called anew for the next case all
+    /// the same: the runs of a soak are counted, each by itself.
+    pub(super) fn new(boot: F, again: bool) -> Self {
         Self {
             boot,
+            again,
             failure: None,
         }
     }
@@ -27,7 +30,7 @@ impl<F> Supply<F> {
         if let Some(kept) = kept {
             return Ok(kept);
         }
-        if let Some(failure) = &self.failure {
+        if let (Some(failure), false) = (&self.failure, self.again) {
             bail!("not tried again after a case before: {failure}");
         }
         let fail = |error: Error| {
@@ -41,15 +44,18 @@ impl<F> Supply<F> {
 
 #[cfg(test)]
 mod tests {
+    use anyhow::ensure;
+
     use super::*;
 
     #[test]
     fn l1_that_did_not_come_up_fails_the_rest_with_the_reason() {
         let mut tries = 0;
-        let mut supply = Supply::new(|| -> Result<u32> {
+        let boot = || -> Result<u32> {
             tries += 1;
             bail!("QEMU ended")
-        });
+        };
+        let mut supply = Supply::new(boot, false);
         for _ in 0..3 {
             let error = format!("{:#}", supply.next(None).unwrap_err());
             assert!(error.contains("L1 did not come up: QEMU ended"), "{error}");
@@ -58,12 +64,26 @@ mod tests {
     }
 
     #[test]
+    fn l1_that_did_not_come_up_is_tried_again_in_a_soak() {
+        let mut tries = 0;
+        let boot = || {
+            tries += 1;
+            ensure!(tries > 1, "QEMU ended");
+            Ok(tries)
+        };
+        let mut supply = Supply::new(boot, true);
+        assert!(supply.next(None).is_err());
+        assert_eq!(supply.next(None).unwrap(), 2);
+    }
+
+    #[test]
     fn l1_is_started_where_none_was_left() {
         let mut number = 0;
-        let mut supply = Supply::new(|| {
+        let boot = || {
             number += 1;
             Ok(number)
-        });
+        };
+        let mut supply = Supply::new(boot, false);
         assert_eq!(supply.next(None).unwrap(), 1);
         assert_eq!(supply.next(Some(1)).unwrap(), 1);
         assert_eq!(supply.next(None).unwrap(), 2);

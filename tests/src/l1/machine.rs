@@ -221,7 +221,14 @@ impl<'a> Machine<'a> {
         let mut command = emulated.qemu.command();
         command
             .args(qemu::BARE)
-            .args(["-machine", "q35", "-accel", "tcg,thread=multi,tb-size=1024"])
+            .args(["-machine", "q35,memory-backend=ram"])
+            // No host has to have as much free as a guest might use.
+            .arg("-object")
+            .arg(format!(
+                "memory-backend-ram,id=ram,size={}M,reserve=off",
+                self.memory_mib
+            ))
+            .args(["-accel", "tcg,thread=multi,tb-size=1024"])
             .args(["-cpu", &self.cpu_model])
             .args([
                 "-smp",

@@ -181,7 +181,9 @@ fn all_names(lanes: &[Lane], targets: &[String]) -> Result<Vec<String>> {
             let mut command = cargo(["test", "--quiet"]);
             command.args(words).args(["--", "--list"]);
             command.args((*lane == Lane::L4).then_some("--on-host"));
-            let output = command.output().context("cannot run cargo test")?;
+            let output = command.stderr(Stdio::inherit()).output();
+            let output = output.context("cannot run cargo test")?;
+            ensure!(output.status.success(), "cannot list the tests");
             let text = String::from_utf8_lossy(&output.stdout);
             names.extend(names::listed(&text).map(str::to_owned));
         }
