@@ -10,9 +10,9 @@ use tdvmm_tests::disk_image::{self, Boot};
 use tdvmm_tests::fixture::install::{FIRMWARE_BLANK, FIRMWARE_GENERIC};
 use tdvmm_tests::guest::{self, MARKER, SCRIPT_END, pattern};
 use tdvmm_tests::harness::{Case, Context, L1_KERNEL, MachineKind, Tier};
+use tdvmm_tests::kernel;
 use tdvmm_tests::l1::{Machine, Outcome, Program, RunId};
 use tdvmm_tests::unpacked::Unpacked;
-use tdvmm_tests::{kernel, programs};
 
 use super::emtdx::{self, TDX};
 use super::guests::{KERNEL, PLAIN, TDVMM, with_tdvmm};
@@ -100,18 +100,6 @@ const SCRIPTS: [(&str, &str); 4] = [
     ("root", ROOT),
 ];
 
-/// An L1 whose disks outlive it.
-static DURABLE_L1: MachineKind = MachineKind {
-    name: "durable",
-    build: |packages| {
-        let mut machine = (PLAIN.build)(packages)?;
-        for image in durable_images() {
-            machine.add_disk(&image, DISK_BYTES);
-        }
-        Ok(machine)
-    },
-};
-
 /// The cases of this file.
 pub fn cases() -> Vec<Case> {
     let (quick, full) = (Tier::Representative, Tier::Full);
@@ -133,7 +121,7 @@ pub fn cases() -> Vec<Case> {
         case(
             "disk-flush-outlives-the-host",
             quick,
-            &DURABLE_L1,
+            &PLAIN,
             with_disks,
             durability,
         ),
@@ -158,7 +146,7 @@ fn case(
     }
 }
 
-/// Adds `tdvmm`, a guest with the drivers, and what L1 makes and checks file systems with.
+/// Adds `tdvmm`, a guest with the drivers, what L1 makes and checks file systems with, and disks of L1 that outlive it.
 fn with_disks(machine: &mut Machine<'_>) -> Result<()> {
     with_tdvmm(machine)?;
     let packages = machine.packages();
@@ -170,6 +158,9 @@ fn with_disks(machine: &mut Machine<'_>) -> Result<()> {
     fs::write(tree.join(READ_ONLY_FILE), pattern::piece(READ_ONLY_SEED, 0))?;
     let image = folder.join("image");
     disk_image::file_system(packages, &image, 16, Some(&tree))?;
+    for image in durable_images(&machine.log_folder) {
+        machine.add_disk(&image, DISK_BYTES);
+    }
     let archive = machine.archive();
     archive.file(INITRAMFS, 0o644, initramfs);
     archive.copy(READ_ONLY_IMAGE, 0o644, &image)?;
@@ -284,16 +275,15 @@ fn boot(context: &mut Context<'_>, firmware: &str, more: &[&str]) -> Result<()> 
     shell(context, &format!("cp {BOOT_IMAGE} /tmp/boot.img"))?;
     let program = Program::new(TDVMM)
         .args(["--firmware", firmware, "--disk", "path=/tmp/boot.img"])
-        .args(["--memory", "size=512M", "--serial", "tty"])
+        .args(["--memory", "size=512M", "--cpus", "boot=2"])
+        .args(["--serial", "tty"])
         .args(more.iter().copied());
     succeed(context, &program).map(drop)
 }
 
-/// The images of [`DURABLE_L1`]: one whose guest flushes, one whose flushes do nothing.
-fn durable_images() -> [PathBuf; 2] {
-    let folder = programs::target_dir().join("testbed");
-    let id = std::process::id();
-    ["flushed", "unflushed"].map(|name| folder.join(format!("{name}-{id}.img")))
+/// The images of L1's own disks, in the folder of its logs: one whose guest flushes, one whose flushes do nothing.
+fn durable_images(folder: &Path) -> [PathBuf; 2] {
+    ["flushed", "unflushed"].map(|name| folder.join(name))
 }
 
 /// L0's QEMU is killed when the guests' fsync has returned. What was flushed is on L1's disk; what was
@@ -319,7 +309,8 @@ fn durability(context: &mut Context<'_>) -> Result<()> {
         context.l1.wait_for(run, "fsync has returned", left)?;
     }
     context.l1.kill()?;
-    let [flushed, unflushed] = durable_images();
+    let folder = context.l1.console().parent().context("a folder")?;
+    let [flushed, unflushed] = durable_images(folder);
     let on_disk = pieces_on(&flushed, FLUSHED_SEED)?;
     ensure!(
         on_disk == DURABLE,
@@ -330,9 +321,6 @@ fn durability(context: &mut Context<'_>) -> Result<()> {
         on_disk == 0,
         "{on_disk} MiB are on L1's disk without a flush, so this case shows nothing"
     );
-    for image in [flushed, unflushed] {
-        fs::remove_file(image)?;
-    }
     Ok(())
 }
 

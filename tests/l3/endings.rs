@@ -23,7 +23,7 @@ pub fn cases() -> Vec<Case> {
         run: Box::new(run),
     };
     vec![
-        // With one vCPU, `serial-to-socket-then-reset` and `serial-to-terminal-then-panic` show these in every run.
+        // With one vCPU, `serial-to-socket-and-terminal` shows these in every run.
         case("reset-2cpu-ends-with-its-code", Tier::Full, |context| {
             restart(context, Then::Reboot).map(drop)
         }),

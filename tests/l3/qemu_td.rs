@@ -153,8 +153,7 @@ fn check_quote(context: &Context<'_>, report: &Report, service: RunId) -> Result
     Ok(())
 }
 
-/// An ordinary VM on the same modules. In every run `boot-time-against-qemu` has one, and `ovmf-2cpu` one that boots the
-/// same initramfs under `tdvmm`.
+/// An ordinary VM on the same modules. In every run `boot-time-against-qemu` has one.
 fn qemu_plain() -> Case {
     Case {
         name: "qemu-plain-on-tdx-modules".to_owned(),

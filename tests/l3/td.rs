@@ -19,8 +19,9 @@ pub fn cases() -> Vec<Case> {
         td("td-2cpu", quick, 2),
         td("td-4cpu", Tier::Full, 4),
         unexpected_mrtd(),
+        // In every run `disk-boot-ovmf` boots OVMF with two vCPUs, and `td-2cpu` has it take the kernel from fw_cfg.
         ovmf("ovmf-1cpu", Tier::Full, 1),
-        ovmf("ovmf-2cpu", quick, 2),
+        ovmf("ovmf-2cpu", Tier::Full, 2),
     ]
 }
 

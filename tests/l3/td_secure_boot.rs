@@ -39,11 +39,11 @@ const UNSIGNED: Td = Td {
 
 /// The cases of this file.
 pub fn cases() -> Vec<Case> {
-    let (quick, full) = (Tier::Representative, Tier::Full);
+    let full = Tier::Full;
     vec![
         case(
             "td-secure-boot-shim-and-unsigned-kernel",
-            quick,
+            full,
             &TDX,
             with_shim,
             shim_and_unsigned,
