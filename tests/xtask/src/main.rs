@@ -45,7 +45,7 @@ enum Task {
         /// Only tests whose name has this in it; in lanes L3 and L4 those of the tier, or the one whose whole name it is
         #[arg(long)]
         case: Option<String>,
-        /// The whole matrix of lane L3, not the representative part
+        /// The whole matrix of lanes L3 and L4, not the representative part
         #[arg(long)]
         full: bool,
         /// Keep the logs of cases that pass, too
