@@ -103,6 +103,9 @@ pub enum DirectBootError {
         /// The section.
         section: GpaRange,
     },
+    /// Segments that take more memory together than there is, so that some of them overlap.
+    #[error("the segments of the vmlinux overlap, at the latest with segment {0}")]
+    Overlap(usize),
     /// A segment whose bytes the file does not have.
     #[error("segment {0} of the vmlinux does not lie in the file")]
     Segment(usize),
@@ -221,12 +224,15 @@ fn lay_out(elf: &[u8], section: GpaRange) -> Result<(Gpa, Vec<u8>), DirectBootEr
     };
     let (entry, table, count) = header().filter(|_| is_elf).ok_or(DirectBootError::Format)?;
 
-    // Twice over the headers, so that memory is taken once and is never larger than the section.
-    let mut len = 0;
+    // Twice over the headers, so that memory is taken once and is never larger than the section, and no more is
+    // copied than the section holds.
+    let (mut len, mut free) = (0, section.len());
     for index in 0..usize::from(count) {
         let segment = segment(elf, table, index).ok_or(DirectBootError::Segment(index))?;
         if let Some(segment) = segment {
             len = segment.place_in(section)?.end.max(len);
+            let rest = free.checked_sub(segment.len);
+            free = rest.ok_or(DirectBootError::Overlap(index))?;
         }
     }
     if len == 0 {

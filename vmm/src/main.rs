@@ -17,7 +17,7 @@ use tdvmm::plan::td::unplaceable;
 use tdvmm::serial::terminal;
 use tdvmm::{heap, host_check};
 use tdvmm_firmware::image::Image;
-use tdvmm_firmware::inspect;
+use tdvmm_firmware::inspect::{self, InspectError};
 use tdvmm_tdx::host::first_failure;
 
 /// Of a file to inspect: firmware has the last 64 MiB below 4 GiB at the most.
@@ -97,16 +97,16 @@ fn inspect(file: &Path, json: bool) -> ExitCode {
         Ok(bytes) => bytes,
         Err(error) => return fail(&error, BAD_CONFIG),
     };
-    let mut report = match inspect::report(&bytes) {
-        Ok(report) => report,
+    let image = match Image::parse(&bytes).map_err(InspectError::Refused) {
+        Ok(image) => image,
         Err(error) => {
             say(&format!("inspect {}: {error}", file.display()));
             return ExitCode::from(BAD_CONFIG);
         }
     };
+    let mut report = inspect::report_of(&image);
     // Another VMM may have a place for it, and its MRTD is the same there.
-    let image = Image::parse(&bytes).ok();
-    if let Some(problem) = image.as_ref().and_then(unplaceable) {
+    if let Some(problem) = unplaceable(&image) {
         let note = format!("tdvmm does not launch it: it {problem}");
         report.notes.push(note);
     }

@@ -146,7 +146,7 @@ pub struct VariableReport {
 pub enum InspectError {
     /// It is no image.
     #[error("{}", OneLine(.0))]
-    Refused(ParseError),
+    Refused(#[from] ParseError),
 }
 
 /// An error and its causes, on one line.
@@ -170,7 +170,12 @@ impl fmt::Display for OneLine<'_> {
 ///
 /// [`InspectError`].
 pub fn report(bytes: &[u8]) -> Result<Report, InspectError> {
-    let image = Image::parse(bytes).map_err(InspectError::Refused)?;
+    Ok(report_of(&Image::parse(bytes)?))
+}
+
+/// As [`report`], of a file that has been read already.
+#[must_use]
+pub fn report_of(image: &Image<'_>) -> Report {
     let mut notes = Vec::new();
     let (upstream, two_pass) = match image.measured_contents() {
         Some(section) => {
@@ -181,14 +186,14 @@ pub fn report(bytes: &[u8]) -> Result<Report, InspectError> {
             ));
             (None, None)
         }
-        None => (of(&image, Order::PerPage), of(&image, Order::TwoPass)),
+        None => (of(image, Order::PerPage), of(image, Order::TwoPass)),
     };
     notes.extend(image.sections().iter().filter_map(note_on_measuring));
     if image.wants_payload() {
         notes.push("the VMM places the kernel in the Payload section".to_string());
     }
-    Ok(Report {
-        file_size: wire::len_u64(bytes.len()),
+    Report {
+        file_size: wire::len_u64(image.file().len()),
         family: image.family(),
         release: upstream.as_ref().and_then(known_release),
         mrtd: upstream,
@@ -197,12 +202,12 @@ pub fn report(bytes: &[u8]) -> Result<Report, InspectError> {
         descriptor: Hex(image.descriptor_at()),
         found_by: image.found_by(),
         sections: image.sections().iter().map(section).collect(),
-        file_gaps: file_gaps(&image),
-        guid_table: guid_table(&image),
+        file_gaps: file_gaps(image),
+        guid_table: guid_table(image),
         variables: image
             .section(SectionKind::Cfv)
             .map(|section| variables(image.data(section))),
-    })
+    }
 }
 
 /// What is measured otherwise than images in use have it, so that MRTD says less or other things.

@@ -38,14 +38,13 @@ mod tests {
 
     use arbitrary::{Result, Unstructured};
     use tdvmm_arch::GpaRange;
-    use tdvmm_firmware::fwcfg::{FwCfgInput, KernelFiles, blob, contents};
+    use tdvmm_firmware::fwcfg::contents;
     use tdvmm_firmware::hob::{self, Extensions};
     use tdvmm_firmware::image::{Contents, Image};
     use tdvmm_firmware::td_shim::direct_boot;
     use tdvmm_firmware::varstore::{VariableStore, replace_variables};
 
     use super::corpus_of;
-    use super::firmware::image::Shim;
     use super::firmware::reasons::{
         FW_CFG, HOB, IMAGE, KERNEL, REGIONS, REPLACE, STORE, of_fw_cfg, of_hob, of_image,
         of_kernel, of_regions, of_replace, of_store,
@@ -94,14 +93,8 @@ mod tests {
     #[test]
     fn corpus_of_variables_reaches_every_refusal_of_an_image_to_take_them() {
         let end = |file: &Vec<u8>| {
-            let images = [
-                image::ovmf(&store::legal(file.len()).bytes),
-                image::ovmf(&store::legal(0x5000).bytes),
-                image::td_shim(Shim::NoVariables),
-                file.clone(),
-            ];
             let replace = |mut image: Vec<u8>| of_replace(&replace_variables(&mut image, file));
-            images.map(replace).to_vec()
+            image::with_places_for(file).map(replace).to_vec()
         };
         assert_reached("firmware_variables", store::build, end, REPLACE);
     }
@@ -133,18 +126,7 @@ mod tests {
 
     #[test]
     fn corpus_of_boots_reaches_refusals_of_fw_cfg() {
-        let end = |boot: &boot::Boot| {
-            let input = FwCfgInput {
-                kernel: Some(KernelFiles {
-                    kernel: blob(boot.kernel.clone()),
-                    initramfs: boot.initramfs.clone().map(blob),
-                    cmdline: boot.cmdline.clone(),
-                    shim: None,
-                }),
-                ..FwCfgInput::default()
-            };
-            vec![of_fw_cfg(&contents(&input))]
-        };
+        let end = |boot: &boot::Boot| vec![of_fw_cfg(&contents(&boot.fw_cfg(&boot.kernel)))];
         assert_reached("firmware_kernel", boot::build, end, FW_CFG);
     }
 }

@@ -137,6 +137,18 @@ fn vmlinux_outside_the_section_is_refused() {
 }
 
 #[test]
+fn vmlinux_whose_segments_overlap_throughout_is_refused() {
+    let mut kernel = vmlinux(PAYLOAD, PAYLOAD);
+    // Each takes all of the section.
+    for segment in [1, 2] {
+        let header = &mut kernel[64 + 56 * segment..][..56];
+        header[24..32].copy_from_slice(&PAYLOAD.to_le_bytes());
+        header[40..48].copy_from_slice(&0x200_0000_u64.to_le_bytes());
+    }
+    assert_eq!(refusal(&kernel, ""), DirectBootError::Overlap(2));
+}
+
+#[test]
 fn vmlinux_with_segment_outside_the_file_is_refused() {
     let mut kernel = vmlinux(PAYLOAD, PAYLOAD);
     kernel.truncate(0x2700);

@@ -4,7 +4,7 @@
 
 use arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
-use tdvmm_firmware::fwcfg::{FwCfgInput, KernelFiles, blob, contents};
+use tdvmm_firmware::fwcfg::contents;
 use tdvmm_firmware::image::{Contents, Image, SectionKind};
 use tdvmm_firmware::td_shim::direct_boot;
 use tdvmm_fuzz::firmware::boot::{self, Boot};
@@ -40,14 +40,5 @@ fn start(boot: &Boot, kernel: &[u8]) {
         ..Contents::default()
     };
     let _ = image.regions(&unchecked);
-    let input = FwCfgInput {
-        kernel: Some(KernelFiles {
-            kernel: blob(kernel.to_vec()),
-            initramfs: boot.initramfs.clone().map(blob),
-            cmdline: boot.cmdline.clone(),
-            shim: None,
-        }),
-        ..FwCfgInput::default()
-    };
-    let _ = contents(&input);
+    let _ = contents(&boot.fw_cfg(kernel));
 }

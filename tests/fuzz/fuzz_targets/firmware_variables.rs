@@ -5,20 +5,13 @@
 use arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
 use tdvmm_firmware::varstore::{VariableStore, replace_variables, variables_range};
-use tdvmm_fuzz::firmware::image::{self, Shim};
-use tdvmm_fuzz::firmware::store;
+use tdvmm_fuzz::firmware::{image, store};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(file) = store::build(&mut Unstructured::new(bytes)) else {
         return;
     };
-    let firmware = [
-        image::ovmf(&store::legal(file.len()).bytes),
-        image::ovmf(&store::legal(0x5000).bytes),
-        image::td_shim(Shim::NoVariables),
-        file.clone(),
-    ];
-    for mut firmware in firmware {
+    for mut firmware in image::with_places_for(&file) {
         let before = firmware.clone();
         match replace_variables(&mut firmware, &file) {
             Ok(()) => assert_eq!(variables_range(&firmware), variables_range(&before)),

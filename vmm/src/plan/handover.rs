@@ -169,7 +169,7 @@ fn refusal(error: DirectBootError, names: &KernelPayload) -> HandoverError {
         DirectBootError::KernelTooLong { .. } => {
             kernel("take a smaller kernel, or firmware with a larger section")
         }
-        DirectBootError::Elsewhere { .. } => {
+        DirectBootError::Elsewhere { .. } | DirectBootError::Overlap(_) => {
             kernel("give a bzImage (vmlinuz), which finds its place itself")
         }
         DirectBootError::Format | DirectBootError::Segment(_) => kernel("give a bzImage (vmlinuz)"),

@@ -1,6 +1,7 @@
 //! Direct boots that are nearly possible: an image, and what is to be started by it.
 
 use arbitrary::{Result, Unstructured};
+use tdvmm_firmware::fwcfg::{FwCfgInput, KernelFiles, blob};
 
 use super::image::{Shim, td_shim};
 use super::{put, vmlinux};
@@ -20,6 +21,22 @@ pub struct Boot {
     pub cmdline: String,
     /// No such boot takes one.
     pub initramfs: Option<Vec<u8>>,
+}
+
+impl Boot {
+    /// What is offered through fw_cfg to start `kernel` in this boot.
+    #[must_use]
+    pub fn fw_cfg(&self, kernel: &[u8]) -> FwCfgInput {
+        FwCfgInput {
+            kernel: Some(KernelFiles {
+                kernel: blob(kernel.to_vec()),
+                initramfs: self.initramfs.clone().map(blob),
+                cmdline: self.cmdline.clone(),
+                shim: None,
+            }),
+            ..FwCfgInput::default()
+        }
+    }
 }
 
 /// A boot made by the recipe in `u`. Where the recipe ends, zeros choose: an ELF file by itself is a

@@ -132,6 +132,17 @@ pub fn td_shim(shim: Shim) -> Vec<u8> {
     file
 }
 
+/// What a store of variables may be put into: images with a place of its size, of another size and of none, and no image.
+#[must_use]
+pub fn with_places_for(variables: &[u8]) -> [Vec<u8>; 4] {
+    [
+        ovmf(&store::legal(variables.len()).bytes),
+        ovmf(&store::legal(0x5000).bytes),
+        td_shim(Shim::NoVariables),
+        variables.to_vec(),
+    ]
+}
+
 impl Descriptor {
     const fn legal(at: usize) -> Self {
         Self {

@@ -95,6 +95,7 @@ ends! {
         DirectBootError::CmdlineTooLong { .. } => "command line too long",
         DirectBootError::Nul(_) => "nul",
         DirectBootError::Elsewhere { .. } => "elsewhere",
+        DirectBootError::Overlap(_) => "overlap",
         DirectBootError::Segment(_) => "segment",
     }
 
