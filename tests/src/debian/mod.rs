@@ -25,5 +25,5 @@ mod version;
 pub use apt::{Archive, missing_apt};
 pub use pins::{KernelPin, PackagePin, Part, Pins, Role};
 pub use resolve::{Deb, ResolvedKernel, ResolvedPackage};
-pub use store::{Kernel, Packages, sha256_file, unpack_deb};
+pub use store::{Kernel, Packages, dependencies, sha256_file, unpack_deb};
 pub use version::compare as compare_versions;

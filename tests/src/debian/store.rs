@@ -318,6 +318,31 @@ pub fn unpack_deb(deb: &Path, dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The names of the packages that a package file depends on, the first of each alternative.
+pub fn dependencies(deb: &Path) -> Result<Vec<String>> {
+    let output = Command::new("dpkg-deb")
+        .arg("--field")
+        .args([deb.as_os_str(), "Depends".as_ref()])
+        .output()
+        .context("cannot run dpkg-deb")?;
+    ensure!(
+        output.status.success(),
+        "dpkg-deb could not read {}",
+        deb.display()
+    );
+    Ok(parse_depends(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// A `Depends` field: `a, b (>= 1), c:any | d`.
+fn parse_depends(field: &str) -> Vec<String> {
+    let first_word = |entry: &str| {
+        let ends = |c: char| c.is_whitespace() || matches!(c, '(' | ':' | '|' | '[');
+        entry.trim_start().split(ends).next().map(str::to_owned)
+    };
+    let names = field.split(',').filter_map(first_word);
+    names.filter(|name| !name.is_empty()).collect()
+}
+
 /// The sha256 of a file in lower-case hex.
 pub fn sha256_file(path: &Path) -> Result<String> {
     let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
@@ -344,4 +369,17 @@ fn note_replaced(what: &str, pin: &str, taken: &str) {
     crate::note(&format!(
         "{what} {pin} (the pin) is gone from the mirror; using {taken}"
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depends_gives_the_first_name_of_each_alternative() {
+        let field = "gcc-16-for-host, linux-base (>= 4.12~), python3:any,\n b|c, d [amd64]\n";
+        let expected = ["gcc-16-for-host", "linux-base", "python3", "b", "d"];
+        assert_eq!(parse_depends(field), expected);
+        assert!(parse_depends("\n").is_empty());
+    }
 }
