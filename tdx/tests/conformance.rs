@@ -173,8 +173,14 @@ impl Bench {
                 let mut buffer = wire::capabilities_buffer(nent as usize);
                 let flags = step.flags.unwrap_or(0);
                 let mut cmd = wire::command(abi::KVM_TDX_CAPABILITIES, flags, 0);
-                self.kernel
-                    .vm_command(&mut cmd, Payload::Words(&mut buffer))
+                let head = buffer.get(256).copied();
+                let result = self
+                    .kernel
+                    .vm_command(&mut cmd, Payload::Words(&mut buffer));
+                if result == Err(libc::E2BIG) {
+                    assert_eq!(buffer.get(256).copied(), head, "E2BIG leaves the count");
+                }
+                result
             }
             "init_vm" => self.init_vm(step, out)?,
             "add_slot" => {
@@ -329,6 +335,16 @@ impl Bench {
                         skip: 0,
                         errno: libc::EAGAIN,
                         hw_error: 0x8000_0203_0000_0000,
+                    });
+                }
+            }
+            Some("finalize_busy") => {
+                for _ in 0..step.count {
+                    faults.faults.push(Fault {
+                        command: Command::FinalizeVm,
+                        skip: 0,
+                        errno: libc::EBUSY,
+                        hw_error: 0x8000_0200_0000_0001,
                     });
                 }
             }

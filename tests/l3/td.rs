@@ -87,6 +87,7 @@ fn ovmf(name: &str, tier: Tier, cpus: u32) -> Case {
 /// Another MRTD than the expected one: nothing is started, and the exit code says why.
 fn unexpected_mrtd() -> Case {
     case("td-unexpected-mrtd", Tier::Representative, |context| {
+        emtdx::hold(context)?;
         emtdx::ended(context)?;
         let other = format!("mrtd={}", "00".repeat(48));
         let program = tdvmm(FIRMWARE_BLANK, 1).args(["--platform", "tdx=on", "--expect", &other]);

@@ -25,6 +25,7 @@ pub fn cases() -> Vec<Case> {
         case("td-power-off-and-reset", power_off_and_reset),
         case("td-fatal-error", fatal_error),
         case("td-unaccepted-access", unaccepted_access),
+        case("td-msr-of-the-host", msr_of_the_host),
         case("td-conversions-2cpu", |context| conversions(context, 2, 30)),
         case("td-conversions-4cpu", |context| conversions(context, 4, 20)),
         case("td-hostile-map-gpa", hostile_map_gpa),
@@ -143,7 +144,19 @@ fn unaccepted_access(context: &mut Context<'_>) -> Result<()> {
     let lenient = tdvmm_on("tdx=on,sept_ve_disable=off", "unaccepted", 1);
     let output = run(context, &lenient, exit_codes::POWER_OFF)?;
     // Exit reason 48: EPT violation.
-    expect(&output, "#VE reason 0x30")
+    expect(&output, "#VE reason 0x30")?;
+    // Linear addresses are physical ones there.
+    expect(&output, "#VE GPA 0xe00000")?;
+    expect(&output, "#VE GLA 0xe00000")
+}
+
+/// An MSR that no list of the module has is #VE, exit reason 31, whatever the host's KVM knows of it.
+fn msr_of_the_host(context: &mut Context<'_>) -> Result<()> {
+    const AMD_HWCR: &str = "3221291029";
+    emtdx::hold(context)?;
+    let orders = format!("rdmsr {AMD_HWCR}");
+    let output = run(context, &tdvmm(&orders, 1), exit_codes::POWER_OFF)?;
+    expect(&output, "#VE reason 0x1f")
 }
 
 /// MapGPA in both directions on all vCPUs at once: in blocks of their own, and in one for all.
@@ -153,6 +166,8 @@ fn conversions(context: &mut Context<'_>, cpus: u32, rounds: u32) -> Result<()> 
     let output = run_well(context, &tdvmm(&format!("storm {rounds}"), cpus))?;
     expect(&output, "bad 0x0")?;
     for td in emtdx::ended(context)? {
+        let (converted, removed) = (td.pages.converted, td.pages.removed);
+        ensure!(0 < converted && converted < removed, "{:?}", td.pages);
         context.note(format!(
             "{} MapGPA, {} pages converted, {} accepted",
             td.exits.map_gpa, td.pages.converted, td.pages.accepted

@@ -9,7 +9,7 @@ use tdvmm_tests::guest::{self, MARKER, Then, td};
 use tdvmm_tests::harness::{Case, Context, L1_KERNEL, MachineKind, Tier};
 use tdvmm_tests::l1::{Machine, Outcome, Program};
 
-use super::emtdx::TDX;
+use super::emtdx::{self, TDX};
 use super::guests::{self, KERNEL, PLAIN, TDVMM};
 use super::td_debian::case;
 
@@ -28,7 +28,7 @@ pub fn cases() -> Vec<Case> {
 fn kexec(name: &str, machine: &'static MachineKind, is_td: bool, cpus: u32) -> Case {
     let run = move |context: &mut Context<'_>| {
         let program = other_kernels(is_td, cpus, Then::Kexec, "tdvmm.kexec=2");
-        let output = run_to_power_off(context, &program)?;
+        let output = run_to_power_off(context, is_td, &program)?;
         for left in ["2", "1", "0"] {
             let line = format!("kernels left {left}");
             ensure!(output.contains(&line), "no `{line}` in: {output}");
@@ -45,7 +45,7 @@ fn kexec(name: &str, machine: &'static MachineKind, is_td: bool, cpus: u32) -> C
 fn crash(name: &str, machine: &'static MachineKind, is_td: bool) -> Case {
     let run = move |context: &mut Context<'_>| {
         let program = other_kernels(is_td, 1, Then::Crash, "crashkernel=256M");
-        let output = run_to_power_off(context, &program)?;
+        let output = run_to_power_off(context, is_td, &program)?;
         let found = output
             .lines()
             .find_map(|line| line.split_once("kernel's memory "));
@@ -85,7 +85,10 @@ fn other_kernels(is_td: bool, cpus: u32, then: Then, words: &str) -> Program {
         .args(["--memory", "size=1G", "--serial", "tty"])
 }
 
-fn run_to_power_off(context: &mut Context<'_>, program: &Program) -> Result<String> {
+fn run_to_power_off(context: &mut Context<'_>, is_td: bool, program: &Program) -> Result<String> {
+    if is_td {
+        emtdx::hold(context)?;
+    }
     let run = context.l1.start(program)?;
     let end = context.l1.wait_end(run, context.left())?;
     let output = context.l1.output(run);

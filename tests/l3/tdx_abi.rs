@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use tdvmm_tests::debian::{Packages, Role};
+use tdvmm_tests::fixture::Fixture;
 use tdvmm_tests::fixture::install::{PROBE, STRESS_IMAGE};
 use tdvmm_tests::harness::{Case, Context, MachineKind, Tier};
 use tdvmm_tests::l1::{Outcome, Program};
@@ -46,6 +48,7 @@ pub fn cases() -> Vec<Case> {
             ["4", "300", "accept", "1000"],
         ),
         accounting(),
+        builds_for_newest(),
         whole_list_on_newest(),
         stress(
             "tdx-newest-stress-2cpu",
@@ -96,6 +99,28 @@ fn stress(
     }
 }
 
+/// What `--full` runs on the newest kernel is built for it in every run, so that a kernel which breaks the module is named
+/// at once.
+fn builds_for_newest() -> Case {
+    Case {
+        name: "tdx-newest-build".to_owned(),
+        tier: Tier::Representative,
+        machine: &TDX,
+        prepare: |_| Ok(()),
+        // Packages and a build, where the cache has none.
+        deadline: Duration::from_secs(900),
+        run: Box::new(|context| {
+            let fixture = Fixture::open(&Packages::open()?, Role::Newest)?;
+            for module in ["kvm", "kvm-amd"] {
+                let path = fixture.module(module);
+                ensure!(path.is_file(), "there is no {}", path.display());
+            }
+            context.note(format!("for Linux {}", fixture.release));
+            Ok(())
+        }),
+    }
+}
+
 /// The list as one case, where it need not be told line by line.
 fn whole_list_on_newest() -> Case {
     Case {
@@ -105,6 +130,7 @@ fn whole_list_on_newest() -> Case {
         prepare: |_| Ok(()),
         deadline: Duration::from_secs(120),
         run: Box::new(|context| {
+            hold(context)?;
             probe_passes(context, &Program::new(PROBE).args(["conformance"]))?;
             probe_passes(context, &Program::new(PROBE).args(["tiny"]))?;
             let calls = Program::new(PROBE).args(["puppet", STRESS_IMAGE]);
@@ -143,6 +169,7 @@ fn accounting() -> Case {
         prepare: |_| Ok(()),
         deadline: Duration::from_secs(300),
         run: Box::new(|context| {
+            hold(context)?;
             let script = format!(
                 "b=/bin/busybox
                 td() {{ {PROBE} stress {STRESS_IMAGE} 1 400 accept 0 60 || exit 1; }}

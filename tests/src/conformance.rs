@@ -27,24 +27,10 @@ pub struct Case {
     /// Kernel function and reason, where the name does not say it.
     #[serde(default)]
     pub why: String,
-    /// Who can run it.
-    #[serde(default)]
-    pub level: Level,
     /// Prelude to run first; empty: none.
     pub after: String,
     /// The calls.
     pub steps: Vec<Step>,
-}
-
-/// Who can run a case.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    /// A kernel, and the fake of crate `tdx`.
-    #[default]
-    Launch,
-    /// A kernel only.
-    Kvm,
 }
 
 /// One call and how it must end.
@@ -259,6 +245,7 @@ pub enum Target {
 #[expect(missing_docs, reason = "described at the head of conformance.toml")]
 pub enum Injection {
     InitVmEagain,
+    FinalizeBusy,
     MemRegion,
 }
 

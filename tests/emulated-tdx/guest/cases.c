@@ -62,6 +62,7 @@ static u64 tdcall(u64 leaf, u64 rcx, u64 *out)
 	if (out) {
 		out[0] = rcx;
 		out[1] = r9;
+		out[2] = r8;
 	}
 	return leaf;
 }
@@ -119,6 +120,14 @@ static __attribute__((noreturn)) void power_off(void)
 	idle();
 }
 
+static u64 rdmsr(u32 index)
+{
+	u32 low, high;
+
+	asm volatile("rdmsr" : "=a"(low), "=d"(high) : "c"(index));
+	return low | (u64)high << 32;
+}
+
 /* ---- faults --------------------------------------------------------------------------------- */
 
 struct frame {
@@ -138,13 +147,15 @@ static __attribute__((interrupt)) void on_fault_with_code(struct frame *f, u64 e
 	power_off();
 }
 
-/* What a touch of an unaccepted page is where SEPT_VE_DISABLE is off. */
+/* An MSR that the module leaves to the host; a touch of an unaccepted page where SEPT_VE_DISABLE is off. */
 static __attribute__((interrupt)) void on_ve(struct frame *f)
 {
-	u64 info[2];
+	u64 info[3];
 
 	tdcall(VP_VEINFO_GET, 0, info);
 	tell("#VE reason", (u32)info[0]);
+	tell("#VE GPA", info[1]);
+	tell("#VE GLA", info[2]);
 	power_off();
 }
 
@@ -425,6 +436,8 @@ static void obey(void)
 		fatal_page();
 	else if (is("unaccepted"))
 		tell("touched", *private(UNACCEPTED));
+	else if (is("rdmsr"))
+		tell("read", rdmsr(number()));
 	else if (is("map-calls"))
 		map_calls();
 	else if (is("other-calls"))

@@ -59,7 +59,7 @@ int tdxe_handle_cr(struct kvm_vcpu *vcpu)
 			val = (u32)val;
 		rule = cr_rule(vcpu, cr, val);
 		if (rule == RULE_VE) {
-			tdxe_inject_ve(vcpu, R_CR, cr | gpr << 8, 0, in.len);
+			tdxe_inject_ve(vcpu, R_CR, cr | gpr << 8, in.len);
 			return 1;
 		}
 		if (rule == RULE_GP) {

@@ -42,10 +42,7 @@ static int handle_npf(struct kvm_vcpu *vcpu)
 	++vcpu->stat.pf_taken;
 	if (gpa & TDXE_SHARED) {
 		if (!kvm_vcpu_is_visible_gfn(vcpu, gfn) && !kvm_mem_is_private(kvm, gfn)) {
-			u64 qual = (ec & PFERR_WRITE_MASK ? 2 : ec & PFERR_FETCH_MASK ? 4 : 1) |
-				   BIT(7) | BIT(8);
-
-			tdxe_ve_mmio(vcpu, qual, gpa);
+			tdxe_ve_ept(vcpu, ec, gpa);
 			return 1;
 		}
 		return kvm_mmu_page_fault(vcpu, gpa, ec, NULL, 0);
@@ -56,8 +53,7 @@ static int handle_npf(struct kvm_vcpu *vcpu)
 		return 1;
 	if (state == SEPT_PENDING) {
 		if (!(to_td(kvm)->attributes & TDXE_ATTR_SEPT_VE_DIS)) {
-			tdxe_inject_ve(vcpu, R_EPT, (ec & PFERR_WRITE_MASK ? 2 : 1) | BIT(7) | BIT(8),
-				       gpa, 0);
+			tdxe_ve_ept(vcpu, ec, gpa);
 			return 1;
 		}
 		pr_warn("Guest access before accepting 0x%llx on vCPU %d rip %lx\n", gpa,
@@ -87,7 +83,7 @@ static int handle_ud_of_td(struct kvm_vcpu *vcpu)
 		return tdxe_tdcall(vcpu);
 	}
 	if (n >= 3 && b[0] == 0x0f && b[1] == 0x01 && b[2] == 0xc1) {
-		tdxe_inject_ve(vcpu, R_VMCALL, 0, 0, 3);
+		tdxe_inject_ve(vcpu, R_VMCALL, 0, 3);
 		return 1;
 	}
 	kvm_queue_exception(vcpu, UD_VECTOR);
@@ -165,7 +161,11 @@ static const struct {
 /* Seen under TCG: the VMCB of a TD holds the state of the host at VMRUN. */
 static void note_odd_state(struct kvm_vcpu *vcpu)
 {
-	if (likely(to_svm(vcpu)->vmcb->save.cr3 != (__read_cr3() & GENMASK_ULL(51, 12))) ||
+	struct vmcb_save_area *save = &to_svm(vcpu)->vmcb->save;
+
+	/* A guest's page table may lie at the same number, its stack is not in this one. */
+	if (likely(save->cr3 != (__read_cr3() & GENMASK_ULL(51, 12))) ||
+	    save->rsp - (unsigned long)task_stack_page(current) >= THREAD_SIZE ||
 	    to_tv(vcpu)->odd_state)
 		return;
 	to_tv(vcpu)->odd_state = true;

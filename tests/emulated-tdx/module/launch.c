@@ -294,6 +294,10 @@ static int finalize(struct kvm *kvm, struct kvm_tdx_cmd *cmd)
 		kvm_vm_bugged(kvm);
 		return -EIO;
 	}
+	if (tdxe_take_one(&tdxe.finalize_busy)) {
+		cmd->hw_error = TDX_E_OPERAND_BUSY | OP_RCX;
+		return -EBUSY;
+	}
 	sha384_final(&td->mrtd_ctx, td->mrtd);
 	pr_info("finalized, %d vCPUs, MRTD %*phN\n", atomic_read(&td->nr_vcpus), 48, td->mrtd);
 	return 0;

@@ -36,7 +36,7 @@ bool tdxe_is_read_only_msr(u32 index)
 }
 
 /*
- * What a TD's RDMSR and WRMSR do (module: td_msr_config table). MSRs that are not
+ * What a TD's RDMSR and WRMSR do (module: msr_config_lookup.c). MSRs that are not
  * listed are #VE. Features that no TD has here (performance monitoring, PT, CET, PKS,
  * user interrupts, LBR, XFD, TSX, UMWAIT) make their MSRs #GP.
  */

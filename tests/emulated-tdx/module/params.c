@@ -42,6 +42,7 @@ PARAM(tdx_fail_every, fail_every, uint, 0644,
       "INIT_MEM_REGION: fail before every N-th page of a TD (0: never)");
 PARAM(tdx_fail_errno, fail_errno, uint, 0644, "errno of those failures (11 EAGAIN, 4 EINTR)");
 PARAM(tdx_init_vm_eagain, init_vm_eagain, uint, 0644, "next N INIT_VM calls return EAGAIN");
+PARAM(tdx_finalize_busy, finalize_busy, uint, 0644, "next N FINALIZE_VM calls return EBUSY");
 
 /* Debugging, and the way round a defect of QEMU's TCG (see ops.c). */
 PARAM(tdx_trace, trace, uint, 0644, "log the next N exits of TDs");

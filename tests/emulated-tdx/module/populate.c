@@ -13,10 +13,14 @@ struct add_arg {
 	bool measure;
 };
 
-/* Fault injection: is the next page one that is to fail? */
-static bool fails_now(struct tdxe_vm *td)
+/* Fault injection: 0, or what the call is to end with before the next page. */
+static int injected_failure(struct tdxe_vm *td)
 {
-	return tdxe.fail_every && ++td->tried_pages % tdxe.fail_every == 0;
+	uint every = READ_ONCE(tdxe.fail_every);
+
+	if (!every || ++td->tried_pages % every)
+		return 0;
+	return -(int)(READ_ONCE(tdxe.fail_errno) ?: EAGAIN);
 }
 
 /* Called by KVM with the page of guest_memfd and a pinned source page. */
@@ -63,10 +67,9 @@ int tdxe_init_mem_region(struct kvm_vcpu *vcpu, struct kvm_tdx_cmd *cmd)
 			r = -EINTR;
 			break;
 		}
-		if (fails_now(td)) {
-			r = -(int)tdxe.fail_errno;
+		r = injected_failure(td);
+		if (r)
 			break;
-		}
 		n = kvm_gmem_populate(vcpu->kvm, gpa_to_gfn(m.gpa), u64_to_user_ptr(m.source_addr),
 				      1, false, post_populate, &a);
 		if (n != 1) {

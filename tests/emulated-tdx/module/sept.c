@@ -74,6 +74,21 @@ static u64 *sept_entry(struct kvm *kvm, gfn_t gfn, int level)
 	return &pt[e_index(gfn, level)];
 }
 
+/*
+ * Is a page that goes one that is converted? Attributes change under slots_lock, holes are
+ * punched without it. A slot is deleted and a guest_memfd is closed under it too, but then
+ * the slot has no file any more. A guess: another thread may hold the lock.
+ */
+static bool is_conversion(struct kvm *kvm, gfn_t gfn)
+{
+	int idx = srcu_read_lock(&kvm->srcu);
+	struct kvm_memory_slot *slot = gfn_to_memslot(kvm, gfn);
+	bool bound = slot && READ_ONCE(slot->gmem.file);
+
+	srcu_read_unlock(&kvm->srcu, idx);
+	return bound && mutex_is_locked(&kvm->slots_lock);
+}
+
 int tdxe_set_external_spte(struct kvm *kvm, gfn_t gfn, u64 old_spte,
 			   u64 new_spte, enum pg_level level)
 {
@@ -87,11 +102,7 @@ int tdxe_set_external_spte(struct kvm *kvm, gfn_t gfn, u64 old_spte,
 		if (KVM_BUG_ON(level != PG_LEVEL_4K, kvm))
 			return -EIO;
 		atomic64_inc(&to_td(kvm)->counts.removed);
-		/*
-		 * Attributes change under this lock; holes and teardown do without it. A guess:
-		 * a slot is deleted under it too, and another thread may hold it.
-		 */
-		if (mutex_is_locked(&kvm->slots_lock))
+		if (is_conversion(kvm, gfn))
 			atomic64_inc(&to_td(kvm)->counts.converted);
 		WRITE_ONCE(*e, 0);
 		kvm_flush_remote_tlbs(kvm);

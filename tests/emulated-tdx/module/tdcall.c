@@ -55,9 +55,9 @@ static int page_accept(struct kvm_vcpu *vcpu, u64 *ret)
 	}
 	/* KVM maps 4 KiB pages only, so a 2 MiB request meets a table. */
 	if (level && npages == 1)
-		*ret = TDX_E_SIZE_MISMATCH | OP_RCX;
+		*ret = TDX_E_SIZE_MISMATCH | level;
 	else
-		*ret = any ? 0 : TDX_E_ALREADY_ACCEPTED;
+		*ret = any ? 0 : TDX_E_ALREADY_ACCEPTED | level;
 	return 1;
 }
 

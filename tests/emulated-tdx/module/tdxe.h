@@ -202,7 +202,7 @@ extern struct kvm_x86_ops tdxe_svm;
 struct tdxe_params {
 	bool enabled, strict_ve, accept_2m, eoi_exits, tcg_irq_exit;
 	uint fms, max_vcpus, max_tds, key_ids, trace;
-	uint fail_every, fail_errno, init_vm_eagain;
+	uint fail_every, fail_errno, init_vm_eagain, finalize_busy;
 };
 extern struct tdxe_params tdxe;
 int tdxe_key_alloc(struct tdxe_vm *td);
@@ -298,10 +298,10 @@ enum tdxe_reason {
 	R_WBINVD = 54,
 };
 
-void tdxe_inject_ve(struct kvm_vcpu *vcpu, u32 reason, u64 qual, u64 gpa, u32 len);
+void tdxe_inject_ve(struct kvm_vcpu *vcpu, u32 reason, u64 qual, u32 len);
 int tdxe_ve_insn(struct kvm_vcpu *vcpu, u32 reason);
 int tdxe_ve_io(struct kvm_vcpu *vcpu);
-void tdxe_ve_mmio(struct kvm_vcpu *vcpu, u64 qual, gpa_t gpa);
+void tdxe_ve_ept(struct kvm_vcpu *vcpu, u64 ec, gpa_t gpa);
 u64 tdxe_veinfo_get(struct kvm_vcpu *vcpu);
 
 /* tdcall.c */

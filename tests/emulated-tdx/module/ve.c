@@ -2,12 +2,12 @@
 /*
  * Virtualization exceptions: what the module injects instead of an exit, and
  * TDG.VP.VEINFO.GET, by which the guest collects the reason. Until it has, another
- * #VE is a double fault (module: td_inject_ve.c).
+ * #VE is a double fault (module: tdx_inject_ve() in td_other_exits.c).
  */
 #include "tdxe.h"
 #include "kvm_emulate.h"
 
-void tdxe_inject_ve(struct kvm_vcpu *vcpu, u32 reason, u64 qual, u64 gpa, u32 len)
+static void inject(struct kvm_vcpu *vcpu, u32 reason, u64 qual, u64 gpa, u64 gla, u32 len)
 {
 	struct tdxe_vcpu *tv = to_tv(vcpu);
 
@@ -16,9 +16,14 @@ void tdxe_inject_ve(struct kvm_vcpu *vcpu, u32 reason, u64 qual, u64 gpa, u32 le
 		return;
 	}
 	tv->ve = (struct tdxe_ve) { .valid = true, .reason = reason, .len = len,
-				    .qual = qual, .gpa = gpa };
+				    .qual = qual, .gpa = gpa, .gla = gla };
 	atomic64_inc(&to_td(vcpu->kvm)->counts.ve);
 	kvm_queue_exception(vcpu, TDXE_VE_VECTOR);
+}
+
+void tdxe_inject_ve(struct kvm_vcpu *vcpu, u32 reason, u64 qual, u32 len)
+{
+	inject(vcpu, reason, qual, 0, 0, len);
 }
 
 int tdxe_ve_insn(struct kvm_vcpu *vcpu, u32 reason)
@@ -26,7 +31,7 @@ int tdxe_ve_insn(struct kvm_vcpu *vcpu, u32 reason)
 	struct tdxe_insn in;
 
 	tdxe_decode(vcpu, &in);
-	tdxe_inject_ve(vcpu, reason, 0, 0, in.len);
+	tdxe_inject_ve(vcpu, reason, 0, in.len);
 	return 1;
 }
 
@@ -42,22 +47,27 @@ int tdxe_ve_io(struct kvm_vcpu *vcpu)
 	qual = (size - 1) | (info & SVM_IOIO_TYPE_MASK ? BIT(3) : 0) |
 	       (info & SVM_IOIO_STR_MASK ? BIT(4) : 0) | (in.rep ? BIT(5) : 0) |
 	       (in.imm ? BIT(6) : 0) | (info & 0xffff0000);
-	tdxe_inject_ve(vcpu, R_IO, qual, 0, next - kvm_rip_read(vcpu));
+	tdxe_inject_ve(vcpu, R_IO, qual, next - kvm_rip_read(vcpu));
 	return 1;
 }
 
 /*
- * Guest linear address and length of the instruction that touched MMIO: a TDX
- * module has both from VMX (Linux refuses the #VE without a kernel GLA), SVM
- * reports neither, so decode the instruction.
+ * A touch that the secure or the shared EPT refuses. A TDX module has the guest linear
+ * address and the length of the instruction from VMX (Linux refuses the #VE without a
+ * kernel GLA), SVM reports neither, so decode the instruction. `ec`: PFERR_* bits.
  */
-void tdxe_ve_mmio(struct kvm_vcpu *vcpu, u64 qual, gpa_t gpa)
+void tdxe_ve_ept(struct kvm_vcpu *vcpu, u64 ec, gpa_t gpa)
 {
+	u64 qual = (ec & PFERR_WRITE_MASK ? 2 : ec & PFERR_FETCH_MASK ? 4 : 1) | BIT(7) | BIT(8);
 	struct x86_emulate_ctxt *ctxt = vcpu->arch.emulate_ctxt;
 	u64 gla = 0;
 	u32 len = 0;
 	struct tdxe_insn in;
 
+	if (ec & PFERR_FETCH_MASK) {
+		inject(vcpu, R_EPT, qual, gpa, kvm_get_linear_rip(vcpu), 0);
+		return;
+	}
 	tdxe_decode(vcpu, &in);
 	if (in.n && x86_decode_emulated_instruction(vcpu, 0, in.b, in.n) == EMULATION_OK) {
 		int seg = ctxt->memop.addr.mem.seg;
@@ -69,8 +79,7 @@ void tdxe_ve_mmio(struct kvm_vcpu *vcpu, u64 qual, gpa_t gpa)
 		else if (seg == VCPU_SREG_FS || seg == VCPU_SREG_GS)
 			gla += tdxe_svm.get_segment_base(vcpu, seg);
 	}
-	tdxe_inject_ve(vcpu, R_EPT, qual, gpa, len);
-	to_tv(vcpu)->ve.gla = gla;
+	inject(vcpu, R_EPT, qual, gpa, gla, len);
 }
 
 u64 tdxe_veinfo_get(struct kvm_vcpu *vcpu)

@@ -19,8 +19,9 @@ const CAP_SPLIT_IRQCHIP: u32 = 121;
 const CAP_APIC_BUS_CYCLES_NS: u32 = 237;
 
 /// Module parameters that a case may have changed, with what a fresh module has.
-const PARAMETERS: [(&str, &str); 6] = [
+const PARAMETERS: [(&str, &str); 7] = [
     ("tdx_init_vm_eagain", "0"),
+    ("tdx_finalize_busy", "0"),
     ("tdx_fail_every", "0"),
     ("tdx_fail_errno", "11"),
     ("tdx_key_ids", "31"),
@@ -132,7 +133,7 @@ impl<'a> State<'a> {
             }
             Call::SplitIrqchip => self.vm()?.enable_cap(CAP_SPLIT_IRQCHIP, 24),
             Call::ApicBusCycles { ns } => self.vm()?.enable_cap(CAP_APIC_BUS_CYCLES_NS, *ns),
-            Call::Capabilities { nent, flags } => self.vm()?.capabilities(*nent, *flags).map(drop),
+            Call::Capabilities { nent, flags } => self.capabilities(*nent, *flags),
             Call::InitVm { .. } => self.init_vm(call),
             Call::CreateVcpu { vcpu } => self.vm_mut()?.create_vcpu(*vcpu),
             Call::SetCpuid { vcpu, x2apic, gpaw } => {
@@ -259,6 +260,19 @@ impl<'a> State<'a> {
         result
     }
 
+    fn capabilities(&mut self, nent: u32, flags: u32) -> Result<(), Errno> {
+        let mut caps = Bytes::new(2056 + 40 * td::MAX_LEAVES).u32(2048, nent);
+        let address = caps.address();
+        let (result, _) = command(self.vm()?.fd(), td::TDX_CAPABILITIES, flags, address, 0);
+        match result {
+            // Other than GET_CPUID, this call does not tell how many there are.
+            Err(Errno(libc::E2BIG)) => self.must_be("nent", caps.get_u32(2048), Some(nent)),
+            Err(_) => {}
+            Ok(()) => self.wrong = wrong_capabilities(&caps),
+        }
+        result
+    }
+
     fn td_cpuid(&mut self, vcpu: u32, nent: u32, nent_updated: bool) -> Result<(), Errno> {
         let mut list = Bytes::new(8 + 40 * td::MAX_LEAVES).u32(0, nent);
         let address = list.address();
@@ -282,9 +296,44 @@ impl<'a> State<'a> {
     }
 }
 
+/// What upstream KVM's answer would not have. Linux 7.3, arch/x86/kvm/vmx/tdx.c, init_kvm_tdx_caps(),
+/// td_init_cpuid_entry2().
+fn wrong_capabilities(caps: &Bytes) -> Option<String> {
+    const SEPT_VE_DISABLE: u64 = 1 << 28;
+    const SETUP_EVENT_NOTIFY: u64 = 1 << 1;
+    // Attributes; what kernel and user space may add to GetTdVmCallInfo.
+    let words = [
+        (0, SEPT_VE_DISABLE),
+        (16, 0),
+        (24, SETUP_EVENT_NOTIFY),
+        (32, 0),
+        (40, 0),
+    ];
+    for (at, wanted) in words {
+        let got = caps.get_u64(at);
+        if got != wanted {
+            return Some(format!(
+                "the word at {at} is {got:#x}, expected {wanted:#x}"
+            ));
+        }
+    }
+    let leaves = td::configurable(caps);
+    let has = |function: u32| leaves.iter().find(|leaf| leaf[0] == function);
+    let gpaw = has(0x8000_0008).is_some_and(|leaf| leaf[3] >> 16 & 0xff == 0xff);
+    let stripped =
+        has(7).is_none_or(|leaf| leaf[4] & (1 << 4 | 1 << 11) == 0 && leaf[5] & 1 << 5 == 0);
+    let unflagged = leaves.iter().all(|leaf| leaf[2] == 0);
+    (!gpaw || !stripped || !unflagged).then(|| {
+        format!(
+            "GPAW configurable: {gpaw}, TSX and WAITPKG stripped: {stripped}, no flags: {unflagged}"
+        )
+    })
+}
+
 fn inject(what: Injection, count: u32, every: u32, errno: &str) -> Result<(), Errno> {
     match what {
         Injection::InitVmEagain => set("tdx_init_vm_eagain", &count.to_string()),
+        Injection::FinalizeBusy => set("tdx_finalize_busy", &count.to_string()),
         Injection::MemRegion => {
             let errno = Errno::named(errno).ok_or(Errno(libc::ENOSYS))?;
             set("tdx_fail_errno", &errno.0.to_string())?;

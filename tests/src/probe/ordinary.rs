@@ -34,9 +34,11 @@ const PLAIN: &[(&str, On, u64, usize)] = &[
     ("get_debugregs", On::Vcpu, 0x8080_aea1, 128),
     ("set_debugregs", On::Vcpu, 0x4080_aea2, 128),
     ("nmi", On::Vcpu, 0xae9a, 0),
+    ("smi", On::Vcpu, 0xaeb7, 0),
     ("set_guest_debug", On::Vcpu, 0x4048_ae9b, 72),
     ("create_irqchip", On::Vm, 0xae60, 8),
     ("create_pit2", On::Vm, 0x4040_ae77, 64),
+    ("encrypt_reg_region", On::Vm, 0x8010_aebb, 16),
     ("get_dirty_log", On::Vm, 0x4010_ae42, 16),
     ("set_identity_map_addr", On::Vm, 0x4008_ae48, 8),
 ];

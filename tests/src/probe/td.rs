@@ -274,9 +274,14 @@ impl Vm {
     }
 }
 
+/// The leaves that CAPABILITIES lists: masks of what is configurable.
+pub fn configurable(caps: &Bytes) -> Vec<Leaf> {
+    get_leaves(caps, 2048)
+}
+
 /// Leaves for INIT_VM that ask for as little as possible: all that CAPABILITIES lists, all bits 0, GPAW 48.
 pub fn plain_leaves(caps: &Bytes) -> Vec<Leaf> {
-    let mut leaves = get_leaves(caps, 2048);
+    let mut leaves = configurable(caps);
     for leaf in &mut leaves {
         // KVM leaves the flag out of CAPABILITIES; without it an entry stands for all sub-leaves.
         leaf[2] = u32::from(matches!(leaf[0], 4 | 7 | 0xb | 0xd | 0x1f));
