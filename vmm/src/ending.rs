@@ -45,6 +45,13 @@ pub enum Ending {
         /// Suberror, instruction pointer and bytes, as far as KVM told them.
         report: String,
     },
+    /// The host does not let a vCPU run.
+    HostFailed {
+        /// The vCPU.
+        vcpu: u32,
+        /// What failed, and what the system said.
+        report: String,
+    },
     /// KVM left a vCPU for a reason that this program does not serve.
     UnexpectedExit {
         /// The vCPU.
@@ -76,6 +83,7 @@ impl Ending {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::PowerOff => 0,
+            Self::HostFailed { .. } => HOST_ERROR,
             Self::Reset(_) => 10,
             Self::TripleFault { .. } => 11,
             Self::InternalError { .. } => 12,
@@ -97,6 +105,9 @@ impl fmt::Display for Ending {
             Self::TripleFault { vcpu } => write!(f, "triple fault on vCPU {vcpu}"),
             Self::InternalError { vcpu, report } => {
                 write!(f, "KVM cannot go on with vCPU {vcpu}: {report}")
+            }
+            Self::HostFailed { vcpu, report } => {
+                write!(f, "the host failed vCPU {vcpu}: {report}")
             }
             Self::UnexpectedExit { vcpu, report } => {
                 write!(f, "unexpected exit of vCPU {vcpu}: {report}")
@@ -201,9 +212,23 @@ mod tests {
     }
 
     #[test]
+    fn failure_of_the_host_has_the_code_that_it_has_before_the_guest_runs() {
+        let report = "KVM_RUN failed: Cannot allocate memory (os error 12)".to_owned();
+        let ending = Ending::HostFailed { vcpu: 1, report };
+        assert_eq!(ending.exit_code(), HOST_ERROR);
+        let said = "the host failed vCPU 1: KVM_RUN failed: Cannot allocate memory (os error 12)";
+        assert_eq!(ending.to_string(), said);
+    }
+
+    #[test]
     fn exit_codes_are_distinct() {
         let endings = [
             Ending::PowerOff,
+            // The code of what fails before the guest runs as well.
+            Ending::HostFailed {
+                vcpu: 0,
+                report: String::new(),
+            },
             Ending::Reset("port 0xcf9"),
             Ending::TripleFault { vcpu: 0 },
             Ending::InternalError {
@@ -224,7 +249,7 @@ mod tests {
             Ending::Signal(libc::SIGINT),
         ];
         let mut codes: Vec<u8> = endings.iter().map(Ending::exit_code).collect();
-        codes.extend([HOST_ERROR, BAD_CONFIG, BAD_ARGUMENTS]);
+        codes.extend([BAD_CONFIG, BAD_ARGUMENTS]);
         codes.extend([
             TDX_NOT_READY,
             TD_LAUNCH_FAILED,

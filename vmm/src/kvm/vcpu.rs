@@ -150,7 +150,7 @@ impl RunVcpu for KvmVcpu {
                     Raw::Kicked
                 }
                 libc::EIO => Raw::Dead,
-                other => return Err(EnterError(std::io::Error::from_raw_os_error(other))),
+                other => return Err(EnterError::Run(std::io::Error::from_raw_os_error(other))),
             },
         };
         Ok(match raw {

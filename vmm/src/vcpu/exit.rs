@@ -56,10 +56,13 @@ pub enum Exit<'a> {
     Unexpected(String),
 }
 
-/// Entering the guest failed.
+/// The host does not let the vCPU go on.
 #[derive(Debug, Error)]
-#[error("KVM_RUN failed")]
-pub struct EnterError(#[source] pub std::io::Error);
+pub enum EnterError {
+    /// KVM refuses to run it, for want of memory mostly.
+    #[error("KVM_RUN failed: {0}")]
+    Run(std::io::Error),
+}
 
 /// A virtual processor that can be run until it has something to say.
 pub trait RunVcpu {

@@ -86,16 +86,16 @@ struct Work {
 impl Work {
     fn run(self, vcpu: VcpuFd) -> VcpuFd {
         let mut vcpu = KvmVcpu::new(vcpu);
-        let unexpected = |report: String| Ending::UnexpectedExit {
+        let failed = |report: String| Ending::HostFailed {
             vcpu: self.id.0,
             report,
         };
         let bound = self.host_cpus.as_deref().map_or(Ok(()), affinity::bind);
         let outcome = match bound {
             Ok(()) => run_loop::run(&mut vcpu, self.id.0, &self.buses, &self.stop)
-                .unwrap_or_else(|error| Some(unexpected(format!("{error}: {}", error.0)))),
+                .unwrap_or_else(|error| Some(failed(error.to_string()))),
             // The CPUs were there when the machine was prepared.
-            Err(error) => Some(unexpected(format!("cannot be bound to its CPUs: {error}"))),
+            Err(error) => Some(failed(format!("cannot be bound to its CPUs: {error}"))),
         };
         if let Some(ending) = outcome {
             self.endings.end(ending);
