@@ -126,6 +126,16 @@ impl KvmVcpu {
     }
 }
 
+/// What an exit for a memory fault at `gpa` is, by the errno of its `KVM_RUN`. With EFAULT the guest meant the other side
+/// of a page than it is on. With EHWPOISON it meant the right one, and the host has lost it: nothing can be converted, and
+/// the vCPU would exit like this for ever.
+fn memory_fault(errno: Option<i32>, gpa: u64) -> Result<Raw, EnterError> {
+    match errno {
+        Some(libc::EHWPOISON) => Err(EnterError::MemoryFailed(gpa)),
+        _ => Ok(Raw::OfTd),
+    }
+}
+
 impl RunVcpu for KvmVcpu {
     fn enter(&mut self) -> Result<Exit<'_>, EnterError> {
         let raw = match self.fd.run() {
@@ -136,12 +146,13 @@ impl RunVcpu for KvmVcpu {
             Ok(VcpuExit::Shutdown) => Raw::Shutdown,
             Ok(VcpuExit::InternalError) => Raw::InternalError,
             Ok(VcpuExit::Intr) => Raw::Kicked,
-            Ok(
-                VcpuExit::Hypercall(_)
-                | VcpuExit::MemoryFault { .. }
-                | VcpuExit::SystemEvent(..)
-                | VcpuExit::Unsupported(_),
-            ) => Raw::OfTd,
+            // Since KVM_RUN no call was made that could have set another errno.
+            Ok(VcpuExit::MemoryFault { gpa, .. }) => {
+                memory_fault(std::io::Error::last_os_error().raw_os_error(), gpa)?
+            }
+            Ok(VcpuExit::Hypercall(_) | VcpuExit::SystemEvent(..) | VcpuExit::Unsupported(_)) => {
+                Raw::OfTd
+            }
             Ok(other) => Raw::Unexpected(format!("{other:?}")),
             Err(errno) => match errno.errno() {
                 // EAGAIN: an application processor that waits for its start-up message was woken.
@@ -196,5 +207,21 @@ impl RunVcpu for KvmVcpu {
             // The kernel's own answer stands, which is a refusal.
             log::error!(target: "vcpu", "{error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_fault_with_ehwpoison_is_a_failure_of_the_host_and_no_wish_of_the_guest() {
+        let Err(failed) = memory_fault(Some(libc::EHWPOISON), 0x1234_5000) else {
+            panic!("it would be served, and come again");
+        };
+        let said = "the host's memory behind 0x12345000 has failed (EHWPOISON)";
+        assert_eq!(failed.to_string(), said);
+        let wish = memory_fault(Some(libc::EFAULT), 0x1234_5000);
+        assert!(matches!(wish, Ok(Raw::OfTd)));
     }
 }

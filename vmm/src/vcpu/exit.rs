@@ -62,6 +62,9 @@ pub enum EnterError {
     /// KVM refuses to run it, for want of memory mostly.
     #[error("KVM_RUN failed: {0}")]
     Run(std::io::Error),
+    /// The guest touched private memory that the host has lost to a hardware error.
+    #[error("the host's memory behind {0:#x} has failed (EHWPOISON)")]
+    MemoryFailed(u64),
 }
 
 /// A virtual processor that can be run until it has something to say.
@@ -70,7 +73,7 @@ pub trait RunVcpu {
     ///
     /// # Errors
     ///
-    /// If KVM refuses to run the vCPU at all.
+    /// If KVM refuses to run the vCPU at all, or the host has lost memory of the guest.
     fn enter(&mut self) -> Result<Exit<'_>, EnterError>;
 
     /// Answers an [`Exit::Td`].

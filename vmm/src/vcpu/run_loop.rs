@@ -37,7 +37,7 @@ pub trait TdServices: Debug + Send + Sync {
 ///
 /// # Errors
 ///
-/// If KVM refuses to run the vCPU at all.
+/// If KVM refuses to run the vCPU at all, or the host has lost memory of the guest.
 pub fn run(
     vcpu: &mut impl RunVcpu,
     number: u32,
