@@ -2,7 +2,10 @@
 
 use anyhow::{Result, ensure};
 use rustix::process::Signal;
+use tdvmm_tests::native::folder::Folder;
+use tdvmm_tests::native::guest;
 use tdvmm_tests::native::needs::Need;
+use tdvmm_tests::native::vm::Vm;
 
 use crate::lab::{Case, Lab};
 
@@ -93,6 +96,17 @@ fn by_guest() -> Vec<Case> {
             &[Need::Kvm, Need::Cc, Need::EmulatedRing0],
             int3,
         ),
+        Case::guest("signals_that_the_parent_blocked_hold_up_no_end", |lab| {
+            let folder = Folder::create()?;
+            let kernel = guest::assemble("idle", &[], folder.path())?;
+            // It becomes the program, as the `env` before it does.
+            let vm = Vm::new("env", folder)?.args(["--block-signal"]);
+            let vm = vm.args([lab.tdvmm()?]).machine(&kernel);
+            let mut running = vm.args(["--cpus", "boot=4"]).start()?;
+            running.wait_for_serial("ready\n")?;
+            running.signal(Signal::TERM)?;
+            running.wait()?.expect(143, "ended by signal SIGTERM")
+        }),
         Case::guest("unwritable_standard_error_keeps_the_exit_code", |lab| {
             let mut vm = lab.machine("write", &["WIDTH=B", "PORT=0xcf9", "VALUE=6"])?;
             let full = std::fs::File::options().write(true).open("/dev/full")?;

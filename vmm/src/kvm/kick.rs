@@ -26,7 +26,8 @@ fn kick_signal() -> libc::c_int {
     SIGRTMIN()
 }
 
-/// Makes kicks harmless outside of `KVM_RUN`. Called once, before the first vCPU thread starts.
+/// Makes kicks harmless outside of `KVM_RUN`. Called once, before the first vCPU thread starts. That their signal is
+/// not blocked is seen to by `machine::events::take_signals`, which sets the whole mask in one call.
 ///
 /// # Errors
 ///

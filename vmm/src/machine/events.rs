@@ -52,6 +52,9 @@ pub enum LoopError {
 
 /// Blocks the ending signals, and SIGWINCH, in this thread and those that it starts, and gives them as a descriptor.
 ///
+/// No other signal is blocked afterwards: a parent may have blocked all of them and left it at that, and the signal of
+/// a kick has to reach the vCPUs.
+///
 /// # Errors
 ///
 /// If the kernel refuses.
@@ -68,7 +71,7 @@ pub fn take_signals() -> Result<SignalFd, LoopError> {
         .collect();
     // Says that the terminal has another size; nobody minds if it does not come.
     set.add(Signal::SIGWINCH);
-    set.thread_block().map_err(failed)?;
+    set.thread_set_mask().map_err(failed)?;
     SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(failed)
 }
 
@@ -348,8 +351,23 @@ fn is_transient(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use nix::sys::signal::raise;
+    use vmm_sys_util::signal::get_blocked_signals;
 
     use super::*;
+
+    #[test]
+    fn signals_that_the_parent_blocked_come_through_but_for_those_that_are_waited_for() {
+        // The mask is this thread's own.
+        SigSet::all().thread_block().unwrap();
+        let _signals = take_signals().unwrap();
+        let mut blocked = get_blocked_signals().unwrap();
+        blocked.retain(|signal| {
+            !ENDING_SIGNALS
+                .iter()
+                .any(|ending| *ending as i32 == *signal)
+        });
+        assert_eq!(blocked, [libc::SIGWINCH]);
+    }
 
     #[test]
     fn change_of_the_terminal_is_no_order_to_end() {
