@@ -107,7 +107,7 @@ pub fn launch(
     let memory = Arc::new(TdMemory::new(ranges, backings));
     let view = DmaView::new(Arc::new(ram), Arc::<TdMemory<_>>::clone(&memory));
     let power: Arc<dyn PowerSink> = Arc::<EndingCell>::clone(endings);
-    let services = Arc::new(Services::new(memory, view.clone()));
+    let services = Arc::new(Services::new(memory, view.clone(), &capabilities));
     let board = Board::wire(plan, devices, &handles, &view, Some(services), &power)
         .map_err(TdLaunchError::Board)?;
     let cpuid = |id| wanted_cpuid(plan, host, id);

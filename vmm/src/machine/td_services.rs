@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tdvmm_arch::GpaRange;
 use tdvmm_devices::dma::DmaView;
+use tdvmm_tdx::caps::Capabilities;
 use tdvmm_tdx::exit::{FatalReport, MapGpaStatus, Reply, TdExit, Visibility, VmcallStatus};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -12,17 +13,29 @@ use crate::ending::Ending;
 use crate::memory::convert::{Backings, TdMemory};
 use crate::vcpu::run_loop::TdServices;
 
+/// Leaves of TDVMCALL that are served here, as the bits of R11 and R12 of GetTdVmCallInfo: none yet.
+const SERVED: (u64, u64) = (0, 0);
+
 /// Serves the exits of a TD.
 #[derive(Debug)]
 pub struct Services<B> {
     memory: Arc<TdMemory<B>>,
     view: DmaView,
+    call_info: Reply,
 }
 
 impl<B: Backings> Services<B> {
-    /// Services over the TD's memory, of which `view` shows the shared part.
-    pub fn new(memory: Arc<TdMemory<B>>, view: DmaView) -> Self {
-        Self { memory, view }
+    /// Services over the TD's memory, of which `view` shows the shared part, beside those of the kernel that has
+    /// `capabilities`.
+    pub fn new(memory: Arc<TdMemory<B>>, view: DmaView, capabilities: &Capabilities) -> Self {
+        Self {
+            memory,
+            view,
+            call_info: Reply::CallInfo {
+                r11: capabilities.call_info_r11(SERVED.0),
+                r12: capabilities.call_info_r12(SERVED.1),
+            },
+        }
     }
 
     /// An access from the other side than the page is on: the guest is given what it meant.
@@ -64,7 +77,7 @@ impl<B: Backings> TdServices for Services<B> {
             TdExit::GetQuote(_) | TdExit::SetupEventNotify { .. } => {
                 Ok(Reply::Status(VmcallStatus::Unsupported))
             }
-            TdExit::GetTdVmCallInfo { .. } => Ok(Reply::CallInfo { r11: 0, r12: 0 }),
+            TdExit::GetTdVmCallInfo { .. } => Ok(self.call_info),
             TdExit::UnknownVmcall { .. } => Ok(Reply::Keep),
             TdExit::Fatal(report) => {
                 let report = self.complete(report).to_string();
@@ -80,5 +93,60 @@ impl<B: Backings> TdServices for Services<B> {
                 report: format!("exit reason {reason}"),
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use tdvmm_tdx::fake::FakeTd;
+    use tdvmm_tdx::td::{Td, VmSetup};
+    use vm_memory::GuestMemoryMmap;
+
+    use super::*;
+
+    /// Takes everything.
+    #[derive(Debug)]
+    struct Willing;
+
+    impl Backings for Willing {
+        fn set_visibility(&self, _: GpaRange, _: Visibility) -> io::Result<()> {
+            Ok(())
+        }
+        fn discard(&self, _: GpaRange, _: Visibility) -> io::Result<()> {
+            Ok(())
+        }
+        fn allow_large_page(&self, _: GpaRange) -> io::Result<()> {
+            Ok(())
+        }
+        fn split_large_page(&self, _: GpaRange, _: GpaRange) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn call_info_tells_what_the_kernel_serves_and_no_leaf_that_nobody_does() {
+        let mut td = Td::create(FakeTd::default(), &VmSetup::default()).unwrap();
+        let capabilities = Capabilities {
+            kernel_r11: 0b1000,
+            user_r11: 0b0010,
+            kernel_r12: 0b0100,
+            user_r12: 0b0001,
+            ..td.capabilities().unwrap()
+        };
+        let ranges = vec![GpaRange::constant(0, 0x1000)];
+        let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
+        let services = Services::new(
+            Arc::new(TdMemory::new(ranges, Willing)),
+            DmaView::all_shared(Arc::new(ram)),
+            &capabilities,
+        );
+        let answer = services.serve(0, TdExit::GetTdVmCallInfo { leaf: 1 });
+        let expected = Reply::CallInfo {
+            r11: 0b1000,
+            r12: 0b0100,
+        };
+        assert_eq!(answer, Ok(expected));
     }
 }
