@@ -1,5 +1,8 @@
 //! What belongs to a TD, checked as far as that can be done without the host.
 
+use std::io;
+use std::path::Path;
+
 use serde::Serialize;
 use tdvmm_arch::Gpa;
 use tdvmm_arch::cpuid::CpuidTable;
@@ -10,6 +13,14 @@ use tdvmm_tdx::params::{
 
 use super::features;
 use super::{ConfigError, CpusConfig, PlatformConfig, VmConfig};
+use crate::payload::PayloadError;
+use crate::payload::file::{self, Limit};
+
+/// Of a file with an identity: 48 bytes, or twice as many as text.
+const IDENTITY_FILE: Limit = Limit {
+    bytes: 4096,
+    beyond: "is larger than 4 KiB, so it is no identity",
+};
 
 /// What is wanted of a TD.
 #[derive(Clone, Debug)]
@@ -41,7 +52,7 @@ impl TdOptions {
         }
         let identity = |key, text: Option<&String>| match text {
             None => Ok(Identity::default()),
-            Some(text) => Identity::from_option(text, |path| std::fs::read(path))
+            Some(text) => Identity::from_option(text, read_identity)
                 .map_err(|error| wrong(key, text, &chain(&error))),
         };
         let (attributes, asked_by) = attributes(platform)?;
@@ -165,6 +176,14 @@ fn wrong(key: &str, value: &str, problem: &str) -> ConfigError {
     ConfigError::option("--platform", format!("{key}={value}"), problem)
 }
 
+/// What is wrong, without the option and the path: whoever asks says them.
+fn read_identity(path: &str) -> io::Result<Vec<u8>> {
+    file::read("--platform", Path::new(path), IDENTITY_FILE).map_err(|error| match error {
+        PayloadError::Read { source, .. } => source,
+        PayloadError::Unusable { problem, .. } => io::Error::other(problem),
+    })
+}
+
 fn chain(error: &IdentityError) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
@@ -173,4 +192,42 @@ fn chain(error: &IdentityError) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said of an MROWNER in `path`.
+    fn refusal(path: &str) -> String {
+        let mut config = VmConfig::default();
+        config.platform.tdx = true;
+        config.platform.mrowner = Some(format!("@{path}"));
+        TdOptions::new(&config).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn identity_file_without_an_end_is_refused() {
+        assert_eq!(
+            refusal("/dev/zero"),
+            "--platform mrowner=@/dev/zero: cannot read identity file /dev/zero: is no regular file"
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("long");
+        std::fs::write(&file, [b'0'; 4097]).unwrap();
+        let said = refusal(file.to_str().unwrap());
+        assert!(
+            said.ends_with(": is larger than 4 KiB, so it is no identity"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn identity_file_that_is_missing_is_named_with_the_reason() {
+        assert_eq!(
+            refusal("/no/such"),
+            "--platform mrowner=@/no/such: cannot read identity file /no/such: \
+             No such file or directory (os error 2)"
+        );
+    }
 }
