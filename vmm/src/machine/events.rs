@@ -121,13 +121,15 @@ struct MainLoop {
     signals: SignalFd,
     source: InputSource,
     console: Option<ConsoleHandle>,
+    /// What could not be waited for.
+    unwatched: Option<event_manager::Error>,
 }
 
 /// Waits until the machine has ended. `console` is the one on this terminal and follows its size.
 ///
 /// # Errors
 ///
-/// If waiting fails.
+/// If waiting fails, or something cannot be waited for.
 pub fn wait_for_end(
     endings: &Arc<EndingCell>,
     signals: SignalFd,
@@ -140,15 +142,26 @@ pub fn wait_for_end(
         signals,
         source,
         console,
+        unwatched: None,
     };
     // The terminal may have changed since the console was made, and the signal that said so have been read.
     main_loop.fit_console();
-    manager.add_subscriber(main_loop);
+    subscribe(&mut manager, main_loop)?;
     loop {
         if let Some(ending) = endings.get() {
             return Ok(ending.clone());
         }
         manager.run().map_err(LoopError::Wait)?;
+    }
+}
+
+/// A machine whose ending or signals nobody waits for could only be killed.
+fn subscribe(manager: &mut EventManager<MainLoop>, main_loop: MainLoop) -> Result<(), LoopError> {
+    let id = manager.add_subscriber(main_loop);
+    let main_loop = manager.subscriber_mut(id).map_err(LoopError::Wait)?;
+    match main_loop.unwatched.take() {
+        Some(error) => Err(LoopError::Wait(error)),
+        None => Ok(()),
     }
 }
 
@@ -314,9 +327,7 @@ impl MutEventSubscriber for MainLoop {
                 watched.push(watch(ops, drained, DRAINED));
             }
         }
-        for error in watched.into_iter().filter_map(Result::err) {
-            log::error!("cannot wait for an event: {error}");
-        }
+        self.unwatched = watched.into_iter().find_map(Result::err);
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
@@ -367,6 +378,24 @@ mod tests {
                 .any(|ending| *ending as i32 == *signal)
         });
         assert_eq!(blocked, [libc::SIGWINCH]);
+    }
+
+    #[test]
+    fn main_loop_that_cannot_wait_for_the_ending_does_not_go_on() {
+        let wake = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        let endings = Arc::new(EndingCell::new(wake));
+        let main_loop = || MainLoop {
+            endings: Arc::clone(&endings),
+            signals: SignalFd::new(&SigSet::empty()).unwrap(),
+            source: InputSource::None,
+            console: None,
+            unwatched: None,
+        };
+        let mut manager = EventManager::new().unwrap();
+        subscribe(&mut manager, main_loop()).unwrap();
+        // A descriptor can be waited for once in one place, so the second one is refused.
+        let refused = subscribe(&mut manager, main_loop()).unwrap_err();
+        assert!(matches!(refused, LoopError::Wait(_)), "{refused}");
     }
 
     #[test]
