@@ -145,6 +145,7 @@ impl FwCfg {
     fn transfer(&mut self, descriptor_at: u64) {
         let at = GuestAddress(descriptor_at);
         let mut descriptor = [0; DESCRIPTOR];
+        let before = self.memory.generation();
         if let Err(error) = self.memory.read_slice(&mut descriptor, at) {
             guest_warn!("fw_cfg: no DMA descriptor at {descriptor_at:#x}: {error}");
             return;
@@ -178,20 +179,26 @@ impl FwCfg {
         if let Err(error) = self.memory.write_slice(&result.to_be_bytes(), at) {
             guest_warn!("fw_cfg: no DMA descriptor any more at {descriptor_at:#x}: {error}");
         }
+        self.give_back(before, descriptor_at, DESCRIPTOR);
     }
 
-    /// Reads into guest memory. Pages that the guest made private while they were being written are given
-    /// back, so that they are not held twice.
+    /// Reads into guest memory.
     fn dma_read(&mut self, address: u64, length: usize) -> Result<(), &'static str> {
         let before = self.memory.generation();
         let done = self.copy_to(address, length);
+        self.give_back(before, address, length);
+        done
+    }
+
+    /// Gives back pages that the guest made private while they were being written, so that they are not held twice;
+    /// `before` is the generation from before that.
+    fn give_back(&self, before: u64, address: u64, length: usize) {
         let end = u64::try_from(length)
             .ok()
             .and_then(|length| address.checked_add(length));
         if let Some(end) = end.filter(|_| self.memory.generation() != before) {
             self.memory.discard_private(address..end);
         }
-        done
     }
 
     fn copy_to(&mut self, address: u64, length: usize) -> Result<(), &'static str> {

@@ -1,4 +1,6 @@
 use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
 use vm_memory::GuestMemoryMmap;
@@ -185,6 +187,45 @@ fn dma_descriptor_in_private_memory_starts_nothing() {
     assert_eq!(machine.bytes::<8>(PRIVATE - 8), [0; 8]);
     machine.select(0);
     assert_eq!(machine.data(4), *b"QEMU");
+}
+
+/// Something turns private between any two looks at the generation, if `restless`.
+#[derive(Debug, Default)]
+struct Turning {
+    restless: bool,
+    generation: AtomicU64,
+    given_back: Mutex<Vec<Range<u64>>>,
+}
+
+impl PageState for Turning {
+    fn is_shared(&self, _: Range<u64>) -> bool {
+        true
+    }
+    fn generation(&self) -> u64 {
+        let step = u64::from(self.restless);
+        self.generation.fetch_add(step, Ordering::Relaxed)
+    }
+    fn discard_private(&self, range: Range<u64>) {
+        self.given_back.lock().unwrap().push(range);
+    }
+}
+
+#[test]
+fn dma_gives_back_what_turned_private_of_buffer_and_descriptor() {
+    let descriptor = DESCRIPTOR_AT..DESCRIPTOR_AT + 16;
+    for (restless, expected) in [(true, vec![0x3000..0x3008, descriptor]), (false, vec![])] {
+        let pages = Arc::new(Turning {
+            restless,
+            ..Turning::default()
+        });
+        let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
+        let memory = DmaView::new(Arc::new(ram), Arc::<Turning>::clone(&pages));
+        let device = FwCfg::build(Vec::new(), Vec::new(), memory.clone()).unwrap();
+        let mut machine = Machine { device, memory };
+        let control = u32::from(ID) << 16 | DMA_SELECT | DMA_READ;
+        assert_eq!(machine.dma(control, 8, 0x3000), 0);
+        assert_eq!(*pages.given_back.lock().unwrap(), expected);
+    }
 }
 
 #[test]
