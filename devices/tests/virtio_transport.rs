@@ -148,6 +148,24 @@ fn ring_outside_of_memory_is_a_fault_at_driver_ok() {
 }
 
 #[test]
+fn interrupt_that_was_held_back_does_not_survive_a_reset() {
+    for (reset, expected) in [(false, 1), (true, 0)] {
+        let (mut card, ring) = card();
+        let mut wrong = Driver::new(Arc::clone(&ring.ram), 0x1000, 16);
+        wrong.at.used = 0x1000_0000;
+        card.mask(0, true);
+        // A fault at DRIVER_OK is told at once, by vector 0.
+        card.start(ALL, &[&wrong]);
+        assert_eq!(card.status(), 15 | 64);
+        if reset {
+            card.set_status(0);
+        }
+        card.mask(0, false);
+        assert_eq!(card.vectors.count(0), expected);
+    }
+}
+
+#[test]
 fn kicks_are_placed_where_the_bar_is() {
     let (mut card, _) = card();
     let notify = card.areas[&2];

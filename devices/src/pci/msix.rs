@@ -192,13 +192,9 @@ impl Msix {
         }
     }
 
-    /// Back to what [`Msix::new`] made; what was pending is forgotten.
-    pub fn reset(&mut self) {
-        self.enabled = false;
-        self.all_masked = false;
-        for (entry, line) in self.table.iter_mut().zip(&self.trigger.lines) {
-            entry.words = [0, 0, 0, Entry::MASKED];
-            line.masked.store(true, Ordering::SeqCst);
+    /// The device was reset: what it had to say is not said any more. Table and masks are the function's and stay.
+    pub fn forget_pending(&mut self) {
+        for line in &self.trigger.lines {
             line.pending.store(false, Ordering::SeqCst);
         }
     }

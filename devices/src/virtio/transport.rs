@@ -307,6 +307,7 @@ impl VirtioPciDevice {
         }
         self.registers.reset();
         self.interrupt.reset();
+        self.msix.forget_pending();
         self.status = 0;
     }
 

@@ -208,6 +208,13 @@ impl Card {
             .config_write(u16::from(at) + 2, &0x8000_u16.to_le_bytes());
     }
 
+    /// Masks or unmasks a vector.
+    pub fn mask(&mut self, vector: u16, masked: bool) {
+        let control = self.table + 16 * u64::from(vector) + 12;
+        let bit = u32::from(masked);
+        self.function.bar_write(0, control, &bit.to_le_bytes());
+    }
+
     pub fn read<const N: usize>(&mut self, offset: u64) -> [u8; N] {
         let mut data = [0; N];
         let base = self.areas[&1];
