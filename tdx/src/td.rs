@@ -68,7 +68,7 @@ use crate::caps::{Capabilities, with_room};
 use crate::cpuid::{self, LostFeatures};
 use crate::error::{Command, TdxError};
 use crate::log::{Measure, MeasurementLog, RegionRecord};
-use crate::ops::{Progress, TdOps, VmSetting};
+use crate::ops::{Progress, TdOps};
 use crate::pages::PageSource;
 use crate::params::{TdParams, Xfam};
 use crate::retry::{TRIES, retry};
@@ -101,8 +101,6 @@ pub struct Loading<V> {
     lost: Vec<LostFeatures>,
 }
 
-/// 40 ns are 25 MHz, which is what CPUID 0x15 of every TD says.
-const APIC_BUS_CYCLE_NS: u64 = 40;
 /// Number of the AMX tile data in XFAM, for which a process needs permission.
 const XFEATURE_TILE_DATA: u32 = 18;
 /// The commands that stop other vCPUs for a moment can be ended by a signal while they wait
@@ -112,30 +110,6 @@ const AGAIN: &[i32] = &[libc::EINTR, libc::EAGAIN];
 const AGAIN_OR_BUSY: &[i32] = &[libc::EINTR, libc::EAGAIN, libc::EBUSY];
 
 impl<K: TdOps> Td<K, Created> {
-    /// Makes the settings that a VM of type TDX needs before anything else.
-    ///
-    /// # Errors
-    ///
-    /// The setting that failed.
-    pub fn create(ops: K, setup: &VmSetup) -> Result<Self, TdxError> {
-        // The bus cycle needs the LAPIC model that the split irqchip brings (ENXIO otherwise).
-        ops.set(VmSetting::SplitIrqchip(setup.ioapic_pins))?;
-        ops.set(VmSetting::ApicBusCycleNs(APIC_BUS_CYCLE_NS))?;
-        ops.set(VmSetting::MapGpaExits)?;
-        if setup.x2apic_ids {
-            ops.set(VmSetting::X2apicIds)?;
-        }
-        // INIT_VM latches the frequency; KVM takes a later one and the TD does not see it.
-        if let Some(tsc) = setup.tsc {
-            ops.set(VmSetting::Tsc(tsc))?;
-        }
-        Ok(Self {
-            ops,
-            journal: Journal::new(),
-            state: Created(()),
-        })
-    }
-
     /// What KVM and the TDX module support; the buffer grows until it fits.
     ///
     /// # Errors
@@ -147,7 +121,8 @@ impl<K: TdOps> Td<K, Created> {
         let caps = with_room(Command::Capabilities, |capacity| {
             tries = tries.saturating_add(1);
             self.ops.capabilities(capacity)
-        })?;
+        })
+        .inspect_err(self.journal.failed(call, None))?;
         self.journal.done(call, tries, None);
         Ok(caps)
     }
@@ -167,11 +142,14 @@ impl<K: TdOps> Td<K, Created> {
         // Before the first vCPU, or KVM_SET_CPUID2 with AMX fails with EPERM.
         if params.xfam().contains(Xfam::AMX) {
             let call = Journal::begin(Command::PermitXstate, None);
-            self.ops.permit_xstate(XFEATURE_TILE_DATA)?;
+            self.ops
+                .permit_xstate(XFEATURE_TILE_DATA)
+                .inspect_err(self.journal.failed(call, None))?;
             self.journal.done(call, 1, None);
         }
         let call = Journal::begin(Command::InitVm, None);
-        let ((), tries) = retry(Command::InitVm, AGAIN, || self.ops.init_vm(params))?;
+        let ((), tries) = retry(Command::InitVm, AGAIN, || self.ops.init_vm(params))
+            .inspect_err(self.journal.failed(call, None))?;
         self.journal.done(call, tries, None);
         let state = Initialized {
             params: params.clone(),
@@ -211,7 +189,10 @@ impl<K: TdOps> Td<K, Initialized> {
         let mut lost = Vec::new();
         for id in (0..count.get()).map(VcpuId) {
             let call = Journal::begin(Command::CreateVcpu, Some(id.0));
-            let vcpu = self.ops.create_vcpu(id)?;
+            let vcpu = self
+                .ops
+                .create_vcpu(id)
+                .inspect_err(self.journal.failed(call, None))?;
             self.journal.done(call, 1, None);
             // The module's CPUID is one for the whole TD: the first vCPU's answer serves all.
             let shown = match &shown {
@@ -224,10 +205,13 @@ impl<K: TdOps> Td<K, Initialized> {
             }
             // Before INIT_VCPU, which wants to find x2APIC in it (EINVAL otherwise).
             let call = Journal::begin(Command::SetCpuid2, Some(id.0));
-            self.ops.set_cpuid(&vcpu, &merged.table)?;
+            self.ops
+                .set_cpuid(&vcpu, &merged.table)
+                .inspect_err(self.journal.failed(call, None))?;
             self.journal.done(call, 1, None);
             let call = Journal::begin(Command::InitVcpu, Some(id.0));
-            let ((), tries) = retry(Command::InitVcpu, AGAIN, || self.ops.init_vcpu(&vcpu, hob))?;
+            let ((), tries) = retry(Command::InitVcpu, AGAIN, || self.ops.init_vcpu(&vcpu, hob))
+                .inspect_err(self.journal.failed(call, None))?;
             self.journal.done(call, tries, None);
             vcpus.push(vcpu);
         }
@@ -249,7 +233,8 @@ impl<K: TdOps> Td<K, Initialized> {
         let table = with_room(Command::GetCpuid, |capacity| {
             tries = tries.saturating_add(1);
             self.ops.td_cpuid(vcpu, capacity)
-        })?;
+        })
+        .inspect_err(self.journal.failed(call, None))?;
         self.journal.done(call, tries, None);
         Ok(table)
     }
@@ -272,7 +257,9 @@ impl<K: TdOps> Td<K, Loading<K::Vcpu>> {
     ) -> Result<Self, TdxError> {
         let range = self.checked(source, at)?;
         let call = Journal::begin(Command::SetMemoryAttributes, None);
-        self.ops.set_private(range)?;
+        self.ops
+            .set_private(range)
+            .inspect_err(self.journal.failed(call, None))?;
         self.journal.done(call, 1, None);
         let region = RegionRecord {
             range,
@@ -280,7 +267,9 @@ impl<K: TdOps> Td<K, Loading<K::Vcpu>> {
             digest: source.digest(),
         };
         let call = Journal::begin(Command::InitMemRegion, Some(0));
-        let tries = self.load(source, range, measure)?;
+        let tries = self
+            .load(source, range, measure)
+            .inspect_err(self.journal.failed(call, Some(region)))?;
         self.journal.done(call, tries, Some(region));
         Ok(self)
     }
@@ -371,7 +360,8 @@ impl<K: TdOps> Td<K, Loading<K::Vcpu>> {
     /// The call's.
     pub fn finalize(mut self) -> Result<Runnable<K, K::Vcpu>, TdxError> {
         let call = Journal::begin(Command::FinalizeVm, None);
-        let ((), tries) = retry(Command::FinalizeVm, AGAIN_OR_BUSY, || self.ops.finalize())?;
+        let ((), tries) = retry(Command::FinalizeVm, AGAIN_OR_BUSY, || self.ops.finalize())
+            .inspect_err(self.journal.failed(call, None))?;
         self.journal.done(call, tries, None);
         Ok(Runnable::new(self.ops, self.state.vcpus, self.journal))
     }

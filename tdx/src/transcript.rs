@@ -1,6 +1,8 @@
 //! The launch, told call by call: what was asked of the kernel, how often, when, and which pages
 //! with which digest. Written by `--transcript` as JSON; its regions replay to the MRTD.
 
+use std::error::Error;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -31,11 +33,14 @@ pub struct CallRecord {
     pub start_us: u64,
     /// Microseconds until it was done.
     pub took_us: u64,
-    /// Number of tries; more than 1 where the kernel asked to be called again.
+    /// Number of tries; more than 1 where the kernel asked to be called again, 0 where the call failed in the end.
     pub tries: u32,
-    /// The pages, where the call added some.
+    /// The pages, where the call added some or was to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<RegionNote>,
+    /// What the call failed with; the launch ended with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// Pages that a call added.
@@ -72,7 +77,7 @@ pub enum TranscriptError {
 }
 
 impl Transcript {
-    /// The regions, in order, for a replay.
+    /// The regions that were added, in order, for a replay.
     ///
     /// # Errors
     ///
@@ -80,6 +85,7 @@ impl Transcript {
     pub fn measurement_log(&self) -> Result<MeasurementLog, TranscriptError> {
         self.calls
             .iter()
+            .filter(|call| call.error.is_none())
             .filter_map(|call| call.region.as_ref())
             .map(RegionNote::record)
             .collect()
@@ -138,11 +144,29 @@ fn digest_from_hex(text: &str) -> Option<Digest> {
     Some(Digest(bytes.try_into().ok().filter(|_| rest.is_empty())?))
 }
 
+/// Where the transcript of a launch is written. Who starts the launch keeps a clone of it, and so has the calls also when
+/// a step fails and takes the TD with it.
+#[derive(Clone, Debug, Default)]
+pub struct Recorder(Arc<Mutex<Transcript>>);
+
+impl Recorder {
+    /// The calls so far; one that failed is the last.
+    #[must_use]
+    pub fn transcript(&self) -> Transcript {
+        self.lock().clone()
+    }
+
+    /// A leaf lock, held to add a call or to copy them.
+    fn lock(&self) -> MutexGuard<'_, Transcript> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Writes a transcript and a log while a launch goes on.
 #[derive(Debug)]
 pub(crate) struct Journal {
     started: Instant,
-    pub(crate) transcript: Transcript,
+    recorder: Recorder,
     pub(crate) log: MeasurementLog,
 }
 
@@ -155,12 +179,16 @@ pub(crate) struct Begun {
 }
 
 impl Journal {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(recorder: Recorder) -> Self {
         Self {
             started: Instant::now(),
-            transcript: Transcript::default(),
+            recorder,
             log: MeasurementLog::default(),
         }
+    }
+
+    pub(crate) fn transcript(&self) -> Transcript {
+        self.recorder.transcript()
     }
 
     pub(crate) fn begin(command: Command, vcpu: Option<u32>) -> Begun {
@@ -175,15 +203,40 @@ impl Journal {
         if let Some(region) = region {
             self.log.push(region);
         }
-        self.transcript.calls.push(CallRecord {
+        self.write(call, tries, region, None);
+    }
+
+    /// For `inspect_err`: writes down that `call` failed, and with what.
+    pub(crate) fn failed<E: Error + 'static>(
+        &self,
+        call: Begun,
+        region: Option<RegionRecord>,
+    ) -> impl FnOnce(&E) {
+        move |error: &E| self.write(call, 0, region, Some(chain(error)))
+    }
+
+    fn write(&self, call: Begun, tries: u32, region: Option<RegionRecord>, error: Option<String>) {
+        self.recorder.lock().calls.push(CallRecord {
             call: call.command.name().to_owned(),
             vcpu: call.vcpu,
             start_us: micros(call.at.saturating_duration_since(self.started)),
             took_us: micros(call.at.elapsed()),
             tries,
             region: region.map(RegionNote::from),
+            error,
         });
     }
+}
+
+/// An error with its causes.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
 }
 
 fn micros(duration: Duration) -> u64 {
@@ -204,16 +257,16 @@ mod tests {
 
     #[test]
     fn transcript_replays_to_the_log_it_was_written_with() {
-        let mut journal = Journal::new();
+        let mut journal = Journal::new(Recorder::default());
         journal.done(Journal::begin(Command::InitVm, None), 3, None);
         journal.done(
             Journal::begin(Command::InitMemRegion, Some(0)),
             1,
             Some(region()),
         );
-        let text = serde_json::to_string(&journal.transcript).unwrap();
+        let text = serde_json::to_string(&journal.transcript()).unwrap();
         let read: Transcript = serde_json::from_str(&text).unwrap();
-        assert_eq!(read, journal.transcript);
+        assert_eq!(read, journal.transcript());
         assert_eq!(read.measurement_log().unwrap(), journal.log);
         assert_eq!(read.calls[0].call, "KVM_TDX_INIT_VM");
         assert_eq!(read.calls[1].region.as_ref().unwrap().gpa, "0xffc84000");

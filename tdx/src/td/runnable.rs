@@ -70,8 +70,8 @@ impl<K, V> Runnable<K, V> {
         Parts {
             vm: FinalizedVm { _ops: self.ops },
             vcpus: self.vcpus,
+            transcript: self.journal.transcript(),
             log: self.journal.log,
-            transcript: self.journal.transcript,
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::log::{Measure, MeasurementLog};
 use crate::pages::{Digest, PageBuffer};
 use crate::params::{TdRequest, TscFrequency, Xfam, XfamChoice};
 use crate::td::{Loading, Runnable, Td, VcpuCount, VmSetup};
+use crate::transcript::{CallRecord, Recorder, Transcript};
 
 const HOB: Gpa = Gpa(0x80_9000);
 
@@ -149,7 +150,7 @@ fn log_and_transcript_give_the_mrtd_of_the_module() {
     let parts = launch(&td, &image).unwrap().into_parts();
     assert_eq!(Digest(mrtd(&parts.log, &image)), td.kernel().mrtd());
     let text = serde_json::to_string_pretty(&parts.transcript).unwrap();
-    let read: crate::transcript::Transcript = serde_json::from_str(&text).unwrap();
+    let read: Transcript = serde_json::from_str(&text).unwrap();
     assert_eq!(read.measurement_log().unwrap(), parts.log);
 }
 
@@ -177,6 +178,75 @@ fn init_vm_is_repeated_while_entropy_is_low() {
     }
     let parts = launch(&td, &image()).unwrap().into_parts();
     assert_eq!(parts.transcript.calls[0].tries, 4);
+}
+
+/// The calls of a launch in which `command` fails with EINVAL after `skip` that did not.
+fn failing(command: Command, skip: u32) -> Vec<CallRecord> {
+    let td = FakeTd::default();
+    td.kernel().faults.faults.push(Fault {
+        command,
+        skip,
+        errno: libc::EINVAL,
+        hw_error: 0,
+    });
+    let recorder = Recorder::default();
+    let launched = Td::create_recorded(td.clone(), &VmSetup::default(), recorder.clone())
+        .and_then(|mut td| td.capabilities().map(|_| td))
+        .and_then(|td| td.init(&fake::params()))
+        .and_then(|td| td.create_vcpus(VcpuCount::new(2).unwrap(), HOB, fake::wanted_cpuid))
+        .and_then(|td| {
+            image().iter().try_fold(td, |td, region| {
+                td.add_region(region.content.source(), region.at, region.measure)
+            })
+        })
+        .and_then(Td::finalize);
+    assert!(launched.is_err());
+    recorder.transcript().calls
+}
+
+#[test]
+fn call_that_fails_is_the_last_of_those_that_were_recorded() {
+    for (command, skip, before) in [
+        (Command::Capabilities, 0, 0),
+        (Command::InitVm, 0, 1),
+        (Command::GetCpuid, 0, 3),
+        (Command::InitVcpu, 1, 8),
+        (Command::InitMemRegion, 1, 12),
+        (Command::FinalizeVm, 0, 17),
+    ] {
+        let mut calls = failing(command, skip);
+        let last = calls.pop().unwrap();
+        assert_eq!((last.call.as_str(), calls.len()), (command.name(), before));
+        let error = last.error.unwrap();
+        assert!(error.ends_with("Invalid argument (os error 22)"), "{error}");
+        assert!(calls.iter().all(|call| call.error.is_none()));
+    }
+}
+
+#[test]
+fn setting_that_fails_is_recorded() {
+    let td = FakeTd::default();
+    let setup = VmSetup::default();
+    Td::create(td.clone(), &setup).unwrap();
+    let recorder = Recorder::default();
+    // There is an irqchip now.
+    Td::create_recorded(td, &setup, recorder.clone()).unwrap_err();
+    let calls = recorder.transcript().calls;
+    let [call] = &calls[..] else {
+        panic!("{calls:?}")
+    };
+    assert_eq!(call.call, Command::EnableSplitIrqchip.name());
+    let error = call.error.as_deref().unwrap();
+    assert!(error.ends_with("File exists (os error 17)"), "{error}");
+}
+
+#[test]
+fn region_that_failed_is_told_and_not_replayed() {
+    let calls = failing(Command::InitMemRegion, 1);
+    let gpa = calls.last().unwrap().region.as_ref().unwrap().gpa.clone();
+    assert_eq!(gpa, "0xffc00000");
+    let log = Transcript { calls }.measurement_log().unwrap();
+    assert_eq!(log.regions().len(), 1);
 }
 
 #[test]
