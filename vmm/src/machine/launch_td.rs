@@ -16,7 +16,7 @@ use tdvmm_tdx::log::Measure;
 use tdvmm_tdx::pages::PageBuffer;
 use tdvmm_tdx::params::Refused;
 use tdvmm_tdx::td::{Td, VcpuCount, VmSetup};
-use tdvmm_tdx::transcript::Transcript;
+use tdvmm_tdx::transcript::Recorder;
 use thiserror::Error;
 
 use super::board::{Board, BoardError};
@@ -76,7 +76,8 @@ impl TdLaunchError {
     }
 }
 
-/// Does what `plan`, which is a TD's, says on `host`; `devices` are behind its PCI functions.
+/// Does what `plan`, which is a TD's, says on `host`; `devices` are behind its PCI functions. The calls of the launch
+/// are in `recorder` then, also when it fails.
 ///
 /// # Errors
 ///
@@ -87,9 +88,11 @@ pub fn launch(
     host: &Host,
     devices: Vec<Box<dyn VirtioDevice>>,
     endings: &Arc<EndingCell>,
-) -> Result<(ReadyMachine, Transcript), TdLaunchError> {
+    recorder: &Recorder,
+) -> Result<ReadyMachine, TdLaunchError> {
     let (core, mut handles) = td::create(host).map_err(TdLaunchError::Kvm)?;
-    let mut td = Td::create(core, &setup(plan, td_plan)).map_err(TdLaunchError::Step)?;
+    let mut td = Td::create_recorded(core, &setup(plan, td_plan), recorder.clone())
+        .map_err(TdLaunchError::Step)?;
     let (asked, max) = (plan.topology.vcpus(), td.max_vcpus());
     if asked > max {
         return Err(TdLaunchError::TooManyVcpus { asked, max });
@@ -133,14 +136,11 @@ pub fn launch(
         .into_iter()
         .map(|vcpu| vcpu.into_vcpu())
         .collect();
-    Ok((
-        ReadyMachine {
-            board,
-            vcpus,
-            slots: handles.slots,
-        },
-        parts.transcript,
-    ))
+    Ok(ReadyMachine {
+        board,
+        vcpus,
+        slots: handles.slots,
+    })
 }
 
 fn setup(plan: &Plan, td_plan: &TdPlan) -> VmSetup {

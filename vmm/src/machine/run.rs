@@ -10,7 +10,7 @@ use nix::sys::signalfd::SignalFd;
 use serde::Serialize;
 use tdvmm_firmware::measure::Digest;
 use tdvmm_tdx::host::{Finding, first_failure};
-use tdvmm_tdx::transcript::Transcript;
+use tdvmm_tdx::transcript::{Recorder, Transcript};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::events;
@@ -99,15 +99,16 @@ impl Prepared {
         let machine = match &plan.td {
             None => launch_plain::launch(&plan, &host, files, devices, &endings)?,
             Some(td) => {
-                let transcript = options
-                    .transcript
-                    .as_deref()
-                    .map(create_transcript)
-                    .transpose()?;
-                let (machine, calls) = launch_td::launch(&plan, td, &host, devices, &endings)?;
-                if let Some((path, file)) = transcript {
-                    write_transcript(path, file, td, &calls)?;
-                }
+                let path = options.transcript.as_deref();
+                let transcript = path.map(create_transcript).transpose()?;
+                let calls = Recorder::default();
+                let machine = launch_td::launch(&plan, td, &host, devices, &endings, &calls);
+                // That of a launch that failed is wanted most.
+                let written = transcript.map_or(Ok(()), |(path, file)| {
+                    write_transcript(path, file, td, &calls.transcript())
+                });
+                let machine = machine?;
+                written?;
                 machine
             }
         };
