@@ -31,7 +31,7 @@ pub struct HostFacts {
     pub key_ids: Option<(u64, u64)>,
     /// The answer of `KVM_TDX_CAPABILITIES`.
     pub capabilities: Option<Capabilities>,
-    /// Soft limit of open files.
+    /// Hard limit of open files; the soft one is raised as needed. `None` where there is none.
     pub open_files: Option<u64>,
 }
 
@@ -164,10 +164,10 @@ pub fn judge(facts: &HostFacts) -> Vec<Finding> {
     }
     match facts.open_files {
         Some(limit) if limit < FEW_FILES => findings.push(warn(
-            format!("limit of open files is {limit}"),
-            format!("raise it to {FEW_FILES} or more (ulimit -n)"),
+            format!("hard limit of open files is {limit}"),
+            format!("raise it to {FEW_FILES} or more (ulimit -Hn)"),
         )),
-        Some(limit) => findings.push(ok(format!("limit of open files is {limit}"))),
+        Some(limit) => findings.push(ok(format!("hard limit of open files is {limit}"))),
         None => {}
     }
     findings

@@ -48,6 +48,19 @@ pub fn cases() -> Vec<Case> {
             let end = refused(lab, &["--cpus", "boot=4096"], None)?;
             end.expect(BAD_CONFIG, "--cpus boot=4096: ")
         }),
+        Case::guest(
+            "disk_queues_beyond_the_limit_of_open_files_are_refused",
+            |lab| {
+                let folder = Folder::create()?;
+                let kernel = guest::assemble("hello", &[], folder.path())?;
+                let script = "ulimit -n 256 && exec \"$0\" \"$@\"";
+                let vm = Vm::new("sh", folder)?.args(["-c", script]);
+                let vm = vm.args([&lab.tdvmm()?, &"--kernel".into(), &kernel]);
+                // The limit is looked at before the image.
+                let end = refused_by(vm.args(["--disk", "path=/no/such,num_queues=64"]), false)?;
+                end.expect(BAD_CONFIG, "--disk num_queues=64: the machine needs ")
+            },
+        ),
         Case::needing("unknown_option_is_refused", &[Need::Cc], |lab| {
             let end = refused(lab, &["--frobnicate"], None)?;
             let code = end.status.code();

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 
+use rustix::process::{Resource, getrlimit};
 use tdvmm_tdx::abi::{KVM_CAP_VM_TYPES, KVM_X86_TDX_VM};
 use tdvmm_tdx::host::{Finding, HostFacts, QUERIED, judge};
 use tdvmm_tdx::ioctl::KvmTd;
@@ -29,7 +30,7 @@ fn gather() -> HostFacts {
             .is_some_and(|on| on == "Y" || on == "1"),
         module_version: text("/sys/devices/faux/tdx_host/version"),
         key_ids: key_ids(),
-        open_files: open_files(),
+        open_files: getrlimit(Resource::Nofile).maximum,
         ..HostFacts::default()
     };
     match kvm_ioctls::Kvm::new() {
@@ -73,14 +74,6 @@ fn key_ids() -> Option<(u64, u64)> {
         line.trim().parse().ok()
     };
     Some((value("misc.capacity")?, value("misc.current")?))
-}
-
-fn open_files() -> Option<u64> {
-    let limits = fs::read_to_string("/proc/self/limits").ok()?;
-    let line = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files"))?;
-    line.split_whitespace().next()?.parse().ok()
 }
 
 /// Writes `findings` as lines for people.

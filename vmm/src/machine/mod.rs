@@ -5,6 +5,7 @@ pub mod events;
 pub mod functions;
 pub mod launch_plain;
 pub mod launch_td;
+pub mod open_files;
 pub mod run;
 pub mod run_error;
 pub mod td_services;

@@ -17,6 +17,7 @@ use super::events;
 use super::functions::{self, Opened};
 use super::launch_plain::{self, ReadyMachine};
 use super::launch_td;
+use super::open_files;
 use super::run_error::RunError;
 use crate::affinity;
 use crate::cli::LaunchOptions;
@@ -230,7 +231,7 @@ fn write_transcript(
         })
 }
 
-/// Refuses what this host's KVM cannot have, before anything is created.
+/// Refuses what this host's KVM, or this process, cannot have, before anything is created.
 fn check_limits(plan: &Plan, host: &Host) -> Result<(), RunError> {
     let (wanted, max) = (plan.topology.vcpus(), host.max_vcpus());
     if wanted > max {
@@ -243,6 +244,7 @@ fn check_limits(plan: &Plan, host: &Host) -> Result<(), RunError> {
             bits,
         });
     }
+    open_files::make_room(plan)?;
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use super::events::LoopError;
 use super::functions::DeviceError;
 use super::launch_plain::LaunchError;
 use super::launch_td::TdLaunchError;
+use super::open_files::TooManyFiles;
 use crate::affinity::AffinityError;
 use crate::ending::{
     BAD_CONFIG, HOST_ERROR, TD_LAUNCH_FAILED, TD_NO_KEY_ID, TD_UNEXPECTED_MRTD, TDX_NOT_READY,
@@ -47,6 +48,9 @@ pub enum RunError {
         /// Width of guest-physical addresses.
         bits: u32,
     },
+    /// This process may not open so many files.
+    #[error(transparent)]
+    OpenFiles(#[from] TooManyFiles),
     /// A vCPU cannot be bound as asked for.
     #[error(transparent)]
     Affinity(#[from] AffinityError),
@@ -107,7 +111,8 @@ impl RunError {
             | Self::Device(_)
             | Self::Affinity(AffinityError::NotAllowed { .. })
             | Self::TooManyVcpus { .. }
-            | Self::TooMuchMemory { .. } => BAD_CONFIG,
+            | Self::TooMuchMemory { .. }
+            | Self::OpenFiles(_) => BAD_CONFIG,
             Self::UnexpectedMrtd { .. } => TD_UNEXPECTED_MRTD,
             Self::TdxNotReady(_) => TDX_NOT_READY,
             Self::TdLaunch(error) if error.is_out_of_key_ids() => TD_NO_KEY_ID,
