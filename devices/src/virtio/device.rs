@@ -16,19 +16,15 @@ use thiserror::Error;
 use super::queue::{QueueFault, QueueResources};
 use crate::dma::DmaView;
 
-/// Kinds of devices (virtio 1.3, 5).
+/// Kinds of devices that there are here (virtio 1.3, 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceType {
-    /// Network card.
-    Net,
     /// Block device.
     Block,
     /// Console.
     Console,
     /// Entropy source.
     Entropy,
-    /// Socket device.
-    Vsock,
 }
 
 impl DeviceType {
@@ -36,11 +32,9 @@ impl DeviceType {
     #[must_use]
     pub fn id(self) -> u16 {
         match self {
-            DeviceType::Net => 1,
             DeviceType::Block => 2,
             DeviceType::Console => 3,
             DeviceType::Entropy => 4,
-            DeviceType::Vsock => 19,
         }
     }
 
@@ -48,11 +42,9 @@ impl DeviceType {
     #[must_use]
     pub fn pci_class(self) -> u32 {
         match self {
-            DeviceType::Net => 0x02_00_00,
             DeviceType::Block => 0x01_80_00,
             DeviceType::Console => 0x07_80_00,
             DeviceType::Entropy => 0xff_00_00,
-            DeviceType::Vsock => 0x02_80_00,
         }
     }
 
@@ -60,11 +52,9 @@ impl DeviceType {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            DeviceType::Net => "virtio-net",
             DeviceType::Block => "virtio-blk",
             DeviceType::Console => "virtio-console",
             DeviceType::Entropy => "virtio-rng",
-            DeviceType::Vsock => "virtio-vsock",
         }
     }
 }
