@@ -1,7 +1,7 @@
 //! A file of bounded size for a guest that may talk without end.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use super::ConsoleBackend;
@@ -37,7 +37,12 @@ impl LogFile {
     fn rotate(&mut self) -> io::Result<()> {
         let mut former = self.path.clone().into_os_string();
         former.push(".1");
-        fs::rename(&self.path, former)?;
+        match fs::rename(&self.path, former) {
+            // Nothing is in the way of a new file: an earlier try got no further than to here, or somebody has taken
+            // the file away.
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         self.file = append_to(&self.path)?;
         self.len = 0;
         Ok(())
@@ -61,15 +66,20 @@ impl LogFile {
                 }
                 continue;
             }
-            let (now, later) = rest.split_at(room.min(rest.len()));
-            if let Err(error) = self.file.write_all(now) {
-                guest_warn!("console file cannot be written: {error}");
-                return;
+            let now = rest.get(..room.min(rest.len())).unwrap_or_default();
+            // Not `write_all`: what went into the file before an error is there, and counts.
+            match self.file.write(now) {
+                Ok(0) => return,
+                Ok(count) => {
+                    self.len = self.len.saturating_add(u64::try_from(count).unwrap_or(0));
+                    rest = rest.get(count..).unwrap_or_default();
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    guest_warn!("console file cannot be written: {error}");
+                    return;
+                }
             }
-            self.len = self
-                .len
-                .saturating_add(u64::try_from(now.len()).unwrap_or(0));
-            rest = later;
         }
     }
 }
@@ -119,6 +129,19 @@ mod tests {
         LogFile::open(&path, Some(100)).unwrap().append(&[1; 70]);
         LogFile::open(&path, Some(100)).unwrap().append(&[2; 70]);
         assert_eq!(fs::metadata(&path).unwrap().len(), 40);
+    }
+
+    #[test]
+    fn file_that_went_halfway_through_a_rotation_is_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console");
+        let mut log = LogFile::open(&path, Some(100)).unwrap();
+        log.append(&[1; 100]);
+        // As when the new file cannot be opened after this.
+        fs::rename(&path, dir.path().join("console.1")).unwrap();
+        log.append(&[2; 70]);
+        assert_eq!(fs::read(&path).unwrap(), [2; 70]);
+        assert_eq!(fs::read(dir.path().join("console.1")).unwrap(), [1; 100]);
     }
 
     #[test]
