@@ -6,41 +6,30 @@
 
 mod log_file;
 mod stream;
+#[cfg(test)]
+mod tests;
+mod worker;
 
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 pub use log_file::LogFile;
 pub use stream::{SocketServer, Stream};
 
-use super::chain::Chain;
-use super::device::{
-    ActivateError, Activation, DeviceType, Interrupt, Source, Token, VirtioDevice, Worker,
-};
-use super::queue::{F_EVENT_IDX, F_INDIRECT_DESC, QueueFault};
-use super::served::{Served, ServedQueue, Server};
-use crate::guest_warn;
+use self::worker::ConsoleWorker;
+use super::device::{ActivateError, Activation, DeviceType, VirtioDevice, Worker};
+use super::queue::{F_EVENT_IDX, F_INDIRECT_DESC};
+use super::served::ServedQueue;
 
 /// The driver may ask for columns and rows (virtio 1.3, 5.3.3).
 const F_SIZE: u64 = 1 << 0;
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
 const QUEUE_SIZE: u16 = 64;
-
-const INPUT_KICK: Token = Token(0);
-const OUTPUT_KICK: Token = Token(1);
-const BACKEND: Token = Token(2);
-const RESIZED: Token = Token(3);
-
-/// Bytes that are read or written at once.
-const PIECE: usize = 4096;
-/// Bytes that are taken from one chain; a driver sends a page, and what is more is dropped.
-const MAX_OUTPUT: u32 = 1 << 20;
 
 /// Where a console leads. Called from the console's I/O thread only; must not block.
 pub trait ConsoleBackend: Send {
@@ -169,181 +158,12 @@ impl VirtioDevice for Console {
     fn activate(&mut self, mut with: Activation) -> Result<Vec<Box<dyn Worker>>, ActivateError> {
         let input = ServedQueue::take_from(&mut with, RECEIVE)?;
         let output = ServedQueue::take_from(&mut with, TRANSMIT)?;
-        let gate = InputGate::new().map_err(|source| ActivateError::Host {
+        let worker = ConsoleWorker::new(input, output, self, with.interrupt);
+        let worker = worker.map_err(|source| ActivateError::Host {
             what: "create an epoll descriptor",
             source,
         })?;
-        Ok(vec![Box::new(ConsoleWorker {
-            reader: Reader {
-                backend: Arc::clone(&self.backend),
-                chain: input.queue.new_chain(),
-                bytes: Box::new([0; PIECE]),
-                served: false,
-            },
-            writer: Writer {
-                backend: Arc::clone(&self.backend),
-                chain: output.queue.new_chain(),
-                bytes: Box::new([0; PIECE]),
-            },
-            input,
-            output,
-            gate,
-            shared: Arc::clone(&self.shared),
-            interrupt: with.interrupt,
-        })])
-    }
-}
-
-/// Waits for the backend only while there is something to be done about it: a source that stays
-/// readable because no buffer is there would keep the thread spinning.
-struct InputGate {
-    epoll: Epoll,
-    open: bool,
-}
-
-impl InputGate {
-    fn new() -> io::Result<Self> {
-        Ok(InputGate {
-            epoll: Epoll::new()?,
-            open: false,
-        })
-    }
-
-    fn set(&mut self, backend: &SharedBackend, open: bool) {
-        if open == self.open {
-            return;
-        }
-        self.open = open;
-        let operation = match open {
-            true => ControlOperation::Add,
-            false => ControlOperation::Delete,
-        };
-        let backend = lock(backend);
-        if let Some(source) = backend.source() {
-            let event = EpollEvent::new(EventSet::IN, 0);
-            if let Err(error) = self.epoll.ctl(operation, source.as_raw_fd(), event) {
-                guest_warn!("console input cannot be waited for: {error}");
-            }
-        }
-    }
-}
-
-struct ConsoleWorker {
-    input: ServedQueue,
-    output: ServedQueue,
-    reader: Reader,
-    writer: Writer,
-    gate: InputGate,
-    shared: Arc<Shared>,
-    interrupt: Arc<dyn Interrupt>,
-}
-
-impl ConsoleWorker {
-    /// One look at the backend: pending output leaves, and one buffer is filled. The gate stays open as
-    /// long as there are buffers.
-    fn poll_backend(&mut self) -> Result<(), QueueFault> {
-        self.reader.served = false;
-        self.input.serve(&mut self.reader)?;
-        // Not served means that the driver has offered nothing.
-        self.gate.set(&self.reader.backend, self.reader.served);
-        let mut backend = lock(&self.reader.backend);
-        if !self.reader.served {
-            backend.poll(&mut []);
-        }
-        if let Some((columns, rows)) = backend.size() {
-            self.shared.resize(columns, rows);
-        }
-        Ok(())
-    }
-}
-
-impl Worker for ConsoleWorker {
-    fn event_sources(&self) -> Vec<(Token, &dyn AsRawFd)> {
-        vec![
-            (INPUT_KICK, self.input.kick_source()),
-            (OUTPUT_KICK, self.output.kick_source()),
-            (BACKEND, &self.gate.epoll),
-            (RESIZED, &self.shared.resized),
-        ]
-    }
-
-    fn on_event(&mut self, token: Token) -> Result<(), QueueFault> {
-        match token {
-            INPUT_KICK => {
-                self.input.take_kick();
-                self.poll_backend()
-            }
-            BACKEND => self.poll_backend(),
-            OUTPUT_KICK => {
-                self.output.take_kick();
-                self.output.serve(&mut self.writer)
-            }
-            RESIZED => {
-                let _ = self.shared.resized.read();
-                if let Err(error) = self.interrupt.trigger(Source::Config) {
-                    guest_warn!("console: the driver is not told of the new size: {error}");
-                }
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-struct Reader {
-    backend: SharedBackend,
-    chain: Chain,
-    bytes: Box<[u8; PIECE]>,
-    /// A buffer was there.
-    served: bool,
-}
-
-impl Server for Reader {
-    fn chain(&mut self) -> &mut Chain {
-        &mut self.chain
-    }
-
-    fn serve(&mut self) -> Result<Served, QueueFault> {
-        self.served = true;
-        let room = usize::try_from(self.chain.writable_len()).unwrap_or(PIECE);
-        let space = self.bytes.get_mut(..room.min(PIECE)).unwrap_or_default();
-        if space.is_empty() {
-            return Err(QueueFault::Request("no room for input"));
-        }
-        let count = lock(&self.backend).poll(space);
-        if count == 0 {
-            return Ok(Served::NotNow);
-        }
-        let bytes = space.get(..count).unwrap_or_default();
-        let done = self.chain.write_at(0, bytes);
-        Ok(Served::Done(u32::try_from(done).unwrap_or(0)))
-    }
-}
-
-struct Writer {
-    backend: SharedBackend,
-    chain: Chain,
-    bytes: Box<[u8; PIECE]>,
-}
-
-impl Server for Writer {
-    fn chain(&mut self) -> &mut Chain {
-        &mut self.chain
-    }
-
-    fn serve(&mut self) -> Result<Served, QueueFault> {
-        let mut backend = lock(&self.backend);
-        let mut at = 0;
-        while at < MAX_OUTPUT {
-            let count = self.chain.read_at(at, &mut *self.bytes);
-            let piece = self.bytes.get(..count).unwrap_or_default();
-            if piece.is_empty() {
-                break;
-            }
-            backend.write(piece);
-            at = at.saturating_add(u32::try_from(count).unwrap_or(MAX_OUTPUT));
-        }
-        Ok(Served::Done(0))
+        Ok(vec![Box::new(worker)])
     }
 }
 
