@@ -15,6 +15,9 @@ use super::ConsoleBackend;
 /// Output that waits for a slow reader.
 const MAX_PENDING: usize = 64 << 10;
 
+/// Peers that are tried at once where one after the other has gone again. If one is left, the listener says so.
+const NEWCOMERS: usize = 16;
+
 /// Bytes that could not be written yet.
 #[derive(Debug, Default)]
 struct Pending(VecDeque<u8>);
@@ -173,7 +176,7 @@ impl SocketServer {
         })
     }
 
-    /// Forgets a peer that has gone, and takes the next one, who first gets what was kept.
+    /// Forgets a peer that has gone, and takes the next one.
     fn meet(&mut self) {
         if self.peer.as_ref().is_some_and(|peer| peer.ended)
             && let Some(gone) = self.peer.take()
@@ -181,29 +184,48 @@ impl SocketServer {
             let _ = watch(&self.epoll, &gone.epoll, ControlOperation::Delete, false);
             let _ = watch(&self.epoll, &self.listener, ControlOperation::Add, false);
         }
-        if self.peer.is_none()
-            && let Ok((stream, _)) = self.listener.accept()
-            && stream.set_nonblocking(true).is_ok()
-            && let Ok(mut peer) = Stream::new(stream)
-            && watch(&self.epoll, &peer.epoll, ControlOperation::Add, false).is_ok()
-        {
-            // Who comes in between waits in the backlog, and must not keep the thread awake.
-            let _ = watch(&self.epoll, &self.listener, ControlOperation::Delete, false);
-            let (first, second) = self.kept.0.as_slices();
-            peer.write(first);
-            peer.write(second);
-            self.kept.0.clear();
-            self.peer = Some(peer);
+        for _ in 0..NEWCOMERS {
+            if self.peer.is_some() {
+                return;
+            }
+            match self.listener.accept() {
+                // Another may be behind one who cannot be served.
+                Ok((stream, _)) => drop(self.welcome(stream)),
+                Err(_) => return,
+            }
         }
+    }
+
+    /// Takes a newcomer, who first gets what was kept. One who is gone again, as who only looks whether somebody
+    /// listens, takes nothing of it away.
+    fn welcome(&mut self, stream: UnixStream) -> io::Result<()> {
+        stream.set_nonblocking(true)?;
+        let mut peer = Stream::new(stream)?;
+        let (first, second) = self.kept.0.as_slices();
+        peer.write(first);
+        peer.write(second);
+        if peer.ended {
+            return Ok(());
+        }
+        watch(&self.epoll, &peer.epoll, ControlOperation::Add, false)?;
+        // Who comes in between waits in the backlog, and must not keep the thread awake.
+        let _ = watch(&self.epoll, &self.listener, ControlOperation::Delete, false);
+        self.kept.0.clear();
+        self.peer = Some(peer);
+        Ok(())
     }
 }
 
 impl ConsoleBackend for SocketServer {
     fn write(&mut self, bytes: &[u8]) {
         self.meet();
-        match &mut self.peer {
-            Some(peer) => peer.write(bytes),
-            None => self.kept.push(bytes),
+        if let Some(peer) = &mut self.peer {
+            peer.write(bytes);
+        }
+        if self.peer.as_ref().is_none_or(|peer| peer.ended) {
+            self.kept.push(bytes);
+            // This may be the last output: nothing but the listener would tell that somebody comes.
+            self.meet();
         }
     }
 
@@ -216,5 +238,59 @@ impl ConsoleBackend for SocketServer {
         let count = self.peer.as_mut().map_or(0, |peer| peer.poll(space));
         self.meet();
         count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server, and what connects to it.
+    fn server() -> (SocketServer, impl Fn() -> UnixStream) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console");
+        let server = SocketServer::new(UnixListener::bind(&path).unwrap()).unwrap();
+        let connect = move || {
+            let _ = &dir;
+            UnixStream::connect(&path).unwrap()
+        };
+        (server, connect)
+    }
+
+    /// Whether the thread of the console would be woken.
+    fn is_ready(epoll: &Epoll) -> bool {
+        let mut events = [EpollEvent::default()];
+        epoll.wait(0, &mut events).unwrap() > 0
+    }
+
+    fn hear(peer: &mut UnixStream, len: usize) -> Vec<u8> {
+        let mut heard = vec![0; len];
+        peer.read_exact(&mut heard).unwrap();
+        heard
+    }
+
+    #[test]
+    fn newcomer_after_the_last_output_is_noticed_and_gets_what_the_one_before_missed() {
+        let (mut server, connect) = server();
+        let first = connect();
+        server.write(b"first");
+        drop(first);
+        server.write(b"last");
+        let mut second = connect();
+        assert!(is_ready(&server.epoll));
+        server.poll(&mut []);
+        assert_eq!(hear(&mut second, 4), b"last");
+    }
+
+    #[test]
+    fn who_only_looks_whether_somebody_listens_takes_no_output_away() {
+        let (mut server, connect) = server();
+        server.write(b"kept");
+        for _ in 0..2 {
+            drop(connect());
+        }
+        let mut third = connect();
+        server.poll(&mut []);
+        assert_eq!(hear(&mut third, 4), b"kept");
     }
 }
