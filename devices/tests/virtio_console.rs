@@ -137,6 +137,10 @@ impl ConsoleBackend for WithSize {
         self.stream.source()
     }
 
+    fn want_input(&mut self, wanted: bool) {
+        self.stream.want_input(wanted);
+    }
+
     fn poll(&mut self, space: &mut [u8]) -> usize {
         self.stream.poll(space)
     }
@@ -172,8 +176,8 @@ fn flood_that_nobody_reads_is_dropped_and_the_end_of_it_kept() {
         guest.say(&[round as u8; 4096]);
     }
     guest.say(b"the end");
-    // The kernel's buffer, then the latest 64 KiB of what was kept.
-    guest.offer_input(16);
+    // The kernel's buffer, then the latest 64 KiB of what was kept. That leaves though the driver offers no buffer for
+    // input and says nothing more.
     let mut heard = Vec::new();
     let mut piece = [0; 65536];
     while !heard.ends_with(b"the end") {
@@ -227,6 +231,23 @@ fn socket_takes_one_peer_after_the_other() {
         drop(host);
         guest.offer_input(16);
     }
+}
+
+#[test]
+fn peer_of_a_driver_without_a_buffer_is_met_and_its_input_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("console");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut guest = Guest::new(Box::new(SocketServer::new(listener).unwrap()));
+    guest.say(b"before");
+    let mut host = UnixStream::connect(&path).unwrap();
+    host.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut heard = [0; 6];
+    host.read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"before");
+    host.write_all(b"root").unwrap();
+    guest.offer_input(16);
+    assert_eq!(guest.hear(), b"root");
 }
 
 #[test]

@@ -25,6 +25,10 @@ pub struct Terminal {
     output: StreamSink<io::Stdout>,
     /// Waits for standard input; `None` where it cannot be waited for, and so gives nothing.
     input: Option<Epoll>,
+    /// Standard input is in that set.
+    reads: bool,
+    /// Standard input has ended.
+    ended: bool,
     /// Set when it is a terminal.
     escape: Option<EscapeFilter>,
     endings: Arc<EndingCell>,
@@ -44,6 +48,8 @@ impl Terminal {
         Ok(Self {
             output: StreamSink::new(io::stdout()),
             input: added.is_ok().then_some(epoll),
+            reads: true,
+            ended: false,
             escape: io::IsTerminal::is_terminal(&stdin).then(EscapeFilter::default),
             endings,
         })
@@ -51,17 +57,16 @@ impl Terminal {
 
     /// Nothing more is to be read. The epoll descriptor stays, as whoever waits for it still does.
     fn end_input(&mut self) {
-        if let Some(epoll) = &self.input {
-            let stdin = io::stdin().as_raw_fd();
-            let _ = epoll.ctl(ControlOperation::Delete, stdin, EpollEvent::default());
-        }
+        self.want_input(false);
+        self.ended = true;
     }
 
     /// Standard input blocks, and asking it for more than it has would stop all output.
     fn is_readable(&self) -> bool {
         let stdin = io::stdin();
         let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
-        self.input.is_some() && poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        let asked = self.input.is_some() && !self.ended;
+        asked && poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 }
 
@@ -72,6 +77,22 @@ impl ConsoleBackend for Terminal {
 
     fn source(&self) -> Option<&dyn AsRawFd> {
         self.input.as_ref().map(|epoll| epoll as &dyn AsRawFd)
+    }
+
+    fn want_input(&mut self, wanted: bool) {
+        if wanted == self.reads || self.ended {
+            return;
+        }
+        self.reads = wanted;
+        if let Some(epoll) = &self.input {
+            let operation = match wanted {
+                true => ControlOperation::Add,
+                // Not only nothing to wait for: that the other side has hung up is told all the same.
+                false => ControlOperation::Delete,
+            };
+            let event = EpollEvent::new(EventSet::IN, 0);
+            let _ = epoll.ctl(operation, io::stdin().as_raw_fd(), event);
+        }
     }
 
     fn poll(&mut self, space: &mut [u8]) -> usize {
@@ -161,6 +182,10 @@ impl ConsoleBackend for Pty {
 
     fn source(&self) -> Option<&dyn AsRawFd> {
         self.stream.source()
+    }
+
+    fn want_input(&mut self, wanted: bool) {
+        self.stream.want_input(wanted);
     }
 
     fn poll(&mut self, space: &mut [u8]) -> usize {

@@ -39,6 +39,9 @@ pub trait ConsoleBackend: Send {
     fn source(&self) -> Option<&dyn AsRawFd> {
         None
     }
+    /// Whether there is room for input, which is assumed at first. While there is none, input must not make
+    /// [`ConsoleBackend::source`] readable.
+    fn want_input(&mut self, _wanted: bool) {}
     /// Does what waits to be done, such as writing what did not fit before, and reads input into
     /// `space`, which may be empty. Gives the number of bytes read.
     fn poll(&mut self, _space: &mut [u8]) -> usize {
@@ -160,7 +163,7 @@ impl VirtioDevice for Console {
         let output = ServedQueue::take_from(&mut with, TRANSMIT)?;
         let worker = ConsoleWorker::new(input, output, self, with.interrupt);
         let worker = worker.map_err(|source| ActivateError::Host {
-            what: "create an epoll descriptor",
+            what: "wait for a console's backend",
             source,
         })?;
         Ok(vec![Box::new(worker)])

@@ -54,13 +54,15 @@ impl Pending {
     }
 }
 
-/// A descriptor in an epoll set, waited for to be readable and, if output waits, writable.
-fn watch(epoll: &Epoll, source: &impl AsRawFd, how: ControlOperation, out: bool) -> io::Result<()> {
-    let events = match out {
-        true => EventSet::IN | EventSet::OUT,
-        false => EventSet::IN,
-    };
-    epoll.ctl(how, source.as_raw_fd(), EpollEvent::new(events, 0))
+fn add_readable(epoll: &Epoll, source: &impl AsRawFd) -> io::Result<()> {
+    let event = EpollEvent::new(EventSet::IN, 0);
+    epoll.ctl(ControlOperation::Add, source.as_raw_fd(), event)
+}
+
+/// Fails where it is not in the set, which is what is wanted.
+fn remove(epoll: &Epoll, source: &impl AsRawFd) {
+    let event = EpollEvent::default();
+    let _ = epoll.ctl(ControlOperation::Delete, source.as_raw_fd(), event);
 }
 
 /// A terminal, a pseudo-terminal or a connected socket: one descriptor for both directions.
@@ -69,7 +71,10 @@ pub struct Stream<T> {
     stream: T,
     epoll: Epoll,
     pending: Pending,
-    waits: bool,
+    /// Input is wanted.
+    reads: bool,
+    /// What the epoll set waits for; the stream is not in it when that is nothing.
+    watched: EventSet,
     ended: bool,
 }
 
@@ -81,12 +86,13 @@ impl<T: Read + Write + AsRawFd + Send> Stream<T> {
     /// If the stream cannot be waited for, as a regular file.
     pub fn new(stream: T) -> io::Result<Self> {
         let epoll = Epoll::new()?;
-        watch(&epoll, &stream, ControlOperation::Add, false)?;
+        add_readable(&epoll, &stream)?;
         Ok(Stream {
             stream,
             epoll,
             pending: Pending::default(),
-            waits: false,
+            reads: true,
+            watched: EventSet::IN,
             ended: false,
         })
     }
@@ -98,12 +104,27 @@ impl<T: Read + Write + AsRawFd + Send> Stream<T> {
         if self.pending.flush(&mut self.stream).is_err() {
             return self.end();
         }
-        let waits = !self.pending.0.is_empty();
-        if waits != self.waits {
-            self.waits = waits;
-            if watch(&self.epoll, &self.stream, ControlOperation::Modify, waits).is_err() {
-                self.end();
-            }
+        self.watch();
+    }
+
+    /// Has the epoll set wait for what there is to wait for. Where that is nothing, the stream leaves the set: that the
+    /// other side is gone is told whatever is waited for, and over and over.
+    fn watch(&mut self) {
+        let mut events = EventSet::empty();
+        events.set(EventSet::IN, self.reads);
+        events.set(EventSet::OUT, !self.pending.0.is_empty());
+        if self.ended || events == self.watched {
+            return;
+        }
+        let operation = match (self.watched.is_empty(), events.is_empty()) {
+            (true, _) => ControlOperation::Add,
+            (_, true) => ControlOperation::Delete,
+            _ => ControlOperation::Modify,
+        };
+        let event = EpollEvent::new(events, 0);
+        match self.epoll.ctl(operation, self.stream.as_raw_fd(), event) {
+            Ok(()) => self.watched = events,
+            Err(_) => self.end(),
         }
     }
 
@@ -111,7 +132,7 @@ impl<T: Read + Write + AsRawFd + Send> Stream<T> {
     fn end(&mut self) {
         self.ended = true;
         self.pending.0.clear();
-        let _ = watch(&self.epoll, &self.stream, ControlOperation::Delete, false);
+        remove(&self.epoll, &self.stream);
     }
 }
 
@@ -125,6 +146,11 @@ impl<T: Read + Write + AsRawFd + Send> ConsoleBackend for Stream<T> {
 
     fn source(&self) -> Option<&dyn AsRawFd> {
         Some(&self.epoll)
+    }
+
+    fn want_input(&mut self, wanted: bool) {
+        self.reads = wanted;
+        self.watch();
     }
 
     fn poll(&mut self, space: &mut [u8]) -> usize {
@@ -156,6 +182,8 @@ pub struct SocketServer {
     epoll: Epoll,
     peer: Option<Stream<UnixStream>>,
     kept: Pending,
+    /// Input is wanted.
+    reads: bool,
 }
 
 impl SocketServer {
@@ -167,12 +195,13 @@ impl SocketServer {
     pub fn new(listener: UnixListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let epoll = Epoll::new()?;
-        watch(&epoll, &listener, ControlOperation::Add, false)?;
+        add_readable(&epoll, &listener)?;
         Ok(SocketServer {
             listener,
             epoll,
             peer: None,
             kept: Pending::default(),
+            reads: true,
         })
     }
 
@@ -181,8 +210,8 @@ impl SocketServer {
         if self.peer.as_ref().is_some_and(|peer| peer.ended)
             && let Some(gone) = self.peer.take()
         {
-            let _ = watch(&self.epoll, &gone.epoll, ControlOperation::Delete, false);
-            let _ = watch(&self.epoll, &self.listener, ControlOperation::Add, false);
+            remove(&self.epoll, &gone.epoll);
+            let _ = add_readable(&self.epoll, &self.listener);
         }
         for _ in 0..NEWCOMERS {
             if self.peer.is_some() {
@@ -204,12 +233,13 @@ impl SocketServer {
         let (first, second) = self.kept.0.as_slices();
         peer.write(first);
         peer.write(second);
+        peer.want_input(self.reads);
         if peer.ended {
             return Ok(());
         }
-        watch(&self.epoll, &peer.epoll, ControlOperation::Add, false)?;
+        add_readable(&self.epoll, &peer.epoll)?;
         // Who comes in between waits in the backlog, and must not keep the thread awake.
-        let _ = watch(&self.epoll, &self.listener, ControlOperation::Delete, false);
+        remove(&self.epoll, &self.listener);
         self.kept.0.clear();
         self.peer = Some(peer);
         Ok(())
@@ -231,6 +261,13 @@ impl ConsoleBackend for SocketServer {
 
     fn source(&self) -> Option<&dyn AsRawFd> {
         Some(&self.epoll)
+    }
+
+    fn want_input(&mut self, wanted: bool) {
+        self.reads = wanted;
+        if let Some(peer) = &mut self.peer {
+            peer.want_input(wanted);
+        }
     }
 
     fn poll(&mut self, space: &mut [u8]) -> usize {
@@ -267,6 +304,22 @@ mod tests {
         let mut heard = vec![0; len];
         peer.read_exact(&mut heard).unwrap();
         heard
+    }
+
+    #[test]
+    fn peer_of_whom_nothing_is_wanted_wakes_nobody_though_it_is_gone() {
+        let (mut peer, ours) = UnixStream::pair().unwrap();
+        let mut stream = Stream::new(ours).unwrap();
+        peer.write_all(b"input").unwrap();
+        stream.want_input(false);
+        assert!(!is_ready(&stream.epoll));
+        drop(peer);
+        assert!(!is_ready(&stream.epoll));
+        stream.want_input(true);
+        assert!(is_ready(&stream.epoll));
+        let mut space = [0; 8];
+        assert_eq!(stream.poll(&mut space), 5);
+        assert_eq!((stream.poll(&mut space), stream.ended), (0, true));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-use super::{Console, Shared, SharedBackend, lock};
+use super::{Console, ConsoleBackend, Shared, SharedBackend, lock};
 use crate::guest_warn;
 use crate::virtio::chain::Chain;
 use crate::virtio::device::{Interrupt, Source, StopFlag, Token, Worker};
@@ -27,38 +27,16 @@ pub(super) const TURN: Duration = Duration::from_millis(100);
 /// Bytes that are taken from one chain; a driver sends a page, and what is more is dropped.
 const MAX_OUTPUT: u32 = 1 << 20;
 
-/// Waits for the backend only while there is something to be done about it: a source that stays
-/// readable because no buffer is there would keep the thread spinning.
-struct InputGate {
-    epoll: Epoll,
-    open: bool,
-}
-
-impl InputGate {
-    fn new() -> io::Result<Self> {
-        Ok(InputGate {
-            epoll: Epoll::new()?,
-            open: false,
-        })
+/// What is readable when the source of `backend` is, which itself is behind a lock.
+fn wait_for(backend: &mut dyn ConsoleBackend) -> io::Result<Epoll> {
+    let epoll = Epoll::new()?;
+    // A former driver may have had buffers; this one has not shown any yet.
+    backend.want_input(false);
+    if let Some(source) = backend.source() {
+        let event = EpollEvent::new(EventSet::IN, 0);
+        epoll.ctl(ControlOperation::Add, source.as_raw_fd(), event)?;
     }
-
-    fn set(&mut self, backend: &SharedBackend, open: bool) {
-        if open == self.open {
-            return;
-        }
-        self.open = open;
-        let operation = match open {
-            true => ControlOperation::Add,
-            false => ControlOperation::Delete,
-        };
-        let backend = lock(backend);
-        if let Some(source) = backend.source() {
-            let event = EpollEvent::new(EventSet::IN, 0);
-            if let Err(error) = self.epoll.ctl(operation, source.as_raw_fd(), event) {
-                guest_warn!("console input cannot be waited for: {error}");
-            }
-        }
-    }
+    Ok(epoll)
 }
 
 pub(super) struct ConsoleWorker {
@@ -66,7 +44,7 @@ pub(super) struct ConsoleWorker {
     output: ServedQueue,
     reader: Reader,
     writer: Writer,
-    gate: InputGate,
+    backend_ready: Epoll,
     shared: Arc<Shared>,
     interrupt: Arc<dyn Interrupt>,
 }
@@ -96,20 +74,19 @@ impl ConsoleWorker {
             },
             input,
             output,
-            gate: InputGate::new()?,
+            backend_ready: wait_for(&mut **lock(&console.backend))?,
             shared: Arc::clone(&console.shared),
             interrupt,
         })
     }
 
-    /// One look at the backend: pending output leaves, and one buffer is filled. The gate stays open as
-    /// long as there are buffers.
+    /// One look at the backend: pending output leaves, newcomers are met, and one buffer is filled.
     fn poll_backend(&mut self) -> Result<(), QueueFault> {
         self.reader.served = false;
         self.input.serve(&mut self.reader)?;
-        // Not served means that the driver has offered nothing.
-        self.gate.set(&self.reader.backend, self.reader.served);
         let mut backend = lock(&self.reader.backend);
+        // Not served means that the driver has offered nothing: input would wake the thread over and over.
+        backend.want_input(self.reader.served);
         if !self.reader.served {
             backend.poll(&mut []);
         }
@@ -125,7 +102,7 @@ impl Worker for ConsoleWorker {
         vec![
             (INPUT_KICK, self.input.kick_source()),
             (OUTPUT_KICK, self.output.kick_source()),
-            (BACKEND, &self.gate.epoll),
+            (BACKEND, &self.backend_ready),
             (RESIZED, &self.shared.resized),
         ]
     }
