@@ -37,6 +37,7 @@ use crate::plan::Plan;
 use crate::plan::platform::{Device, Place, Space};
 use crate::serial::backend::{ClientSink, FileSink, StreamSink, WithInput};
 use crate::serial::input::Input;
+use crate::serial::output::StandardOutput;
 use crate::serial::terminal::EscapeFilter;
 use crate::vcpu::run_loop::{Buses, TdServices};
 
@@ -217,7 +218,7 @@ fn wire_serial(
         }
         SerialBackend::Tty => {
             let (theirs, drained) = event_pair()?;
-            let sink = StreamSink::new(std::io::stdout());
+            let sink = StreamSink::new(StandardOutput::open());
             let port = port(Box::new(WithInput {
                 sink,
                 drained: theirs,

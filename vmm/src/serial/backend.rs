@@ -1,18 +1,25 @@
 //! Sinks of the serial port.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tdvmm_devices::serial::SerialSink;
 use vmm_sys_util::eventfd::EventFd;
 
-/// How long a write waits for a reader that has fallen behind, in milliseconds. After that, bytes are
-/// dropped until the reader has caught up.
-const PATIENCE: u8 = 100;
+/// How long a write waits for a reader that has fallen behind, beside what its bytes take at [`PACE`]. After that, bytes
+/// are dropped until the reader has caught up.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// The bytes per millisecond of the slowest reader that loses nothing; a serial line of 115200 baud has somewhat more.
+const PACE: usize = 10;
+
+/// How long a reader is left alone whose stream counts as writable and does not take a byte. In milliseconds.
+const PAUSE: u8 = 2;
 
 /// Wakes the main loop when the guest has read all input, and passes output on.
 #[derive(Debug)]
@@ -49,11 +56,12 @@ impl SerialSink for FileSink {
     }
 }
 
-/// Output to a stream whose reader may stall: standard output, a socket.
+/// Output to a stream whose reader may stall: standard output, a socket. The stream should not block; if it does, the
+/// reader holds up whoever writes.
 #[derive(Debug)]
 pub struct StreamSink<W> {
     stream: W,
-    /// The reader did not keep up, so nothing waits for it until it does.
+    /// The reader did not keep up, so nothing waits for it until a write passes whole.
     stalled: bool,
 }
 
@@ -66,33 +74,35 @@ impl<W: Write + AsFd> StreamSink<W> {
         }
     }
 
-    fn ready(&mut self) -> bool {
-        let timeout = if self.stalled {
-            PollTimeout::ZERO
-        } else {
-            PollTimeout::from(PATIENCE)
-        };
-        self.stalled = !writable(self.stream.as_fd(), timeout);
-        !self.stalled
-    }
-
     /// Writes what can be written without waiting for long. False when the stream is broken.
     fn put(&mut self, bytes: &[u8]) -> bool {
+        // Of the whole call: who takes a byte now and then would otherwise hold it up for ever.
+        let deadline = (!self.stalled).then(|| Instant::now() + patience(bytes.len()));
         let mut rest = bytes;
         while !rest.is_empty() {
-            if !self.ready() {
+            let left = deadline.map_or(Duration::ZERO, |end| {
+                end.saturating_duration_since(Instant::now())
+            });
+            if !writable(self.stream.as_fd(), left) {
+                self.stalled = true;
                 return true;
             }
             match self.stream.write(rest) {
-                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Ok(written) if written > 0 => rest = rest.get(written..).unwrap_or_default(),
                 // A kick interrupts a write for good: the thread is wanted elsewhere.
-                Err(error) => {
-                    let kinds = [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock];
-                    return kinds.contains(&error.kind());
+                Err(error) if error.kind() == ErrorKind::Interrupted => return true,
+                Err(error) if error.kind() != ErrorKind::WouldBlock => return false,
+                // A terminal with room for one byte is writable, and takes no line feed that it makes two bytes of.
+                _ if left.is_zero() => {
+                    self.stalled = true;
+                    return true;
+                }
+                _ => {
+                    let _ = poll(&mut [], PAUSE);
                 }
             }
         }
-        let _ = self.stream.flush();
+        self.stalled = false;
         true
     }
 }
@@ -103,8 +113,14 @@ impl<W: Write + AsFd + Send> SerialSink for StreamSink<W> {
     }
 }
 
-fn writable(fd: BorrowedFd<'_>, timeout: PollTimeout) -> bool {
+fn patience(bytes: usize) -> Duration {
+    let paced = u64::try_from(bytes / PACE).unwrap_or(u64::MAX);
+    PATIENCE.saturating_add(Duration::from_millis(paced))
+}
+
+fn writable(fd: BorrowedFd<'_>, timeout: Duration) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::POLLOUT)];
+    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
     // An error of the stream counts as ready: the write reports it.
     poll(&mut fds, timeout).is_ok_and(|ready| ready > 0)
 }
@@ -112,7 +128,7 @@ fn writable(fd: BorrowedFd<'_>, timeout: PollTimeout) -> bool {
 /// Output to whoever is connected to a socket, and the newest of it to whoever connects next.
 #[derive(Clone, Debug, Default)]
 pub struct ClientSink(
-    /// Leaf lock. It is held while a write waits for the client, at most [`PATIENCE`].
+    /// Leaf lock. It is held while a write waits for the client, no longer than [`patience`] says.
     Arc<Mutex<Clients>>,
 );
 
@@ -158,7 +174,7 @@ impl SerialSink for ClientSink {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{self, Read};
 
     use super::*;
 
@@ -179,16 +195,79 @@ mod tests {
     }
 
     #[test]
+    fn stalled_reader_is_not_waited_for_until_a_write_passes_whole() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let mut sink = StreamSink::new(ours);
+        while !sink.stalled {
+            SerialSink::write(&mut sink, &[0; 256]);
+        }
+        let start = Instant::now();
+        let mut taken = vec![0; 1 << 20];
+        for _ in 0..50 {
+            while theirs.read(&mut taken).is_ok() {}
+            // More than a socket holds. Were it waited for, this one write would take 100 s.
+            SerialSink::write(&mut sink, &[0; 1 << 20]);
+            assert!(sink.stalled);
+        }
+        assert!(start.elapsed() < Duration::from_secs(50));
+        while theirs.read(&mut taken).is_ok() {}
+        SerialSink::write(&mut sink, &[0; 256]);
+        assert!(!sink.stalled);
+    }
+
+    /// Counts as writable, and takes one byte in a hundred times that it is asked.
+    struct Sipping {
+        stream: UnixStream,
+        asked: u32,
+    }
+
+    impl AsFd for Sipping {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.stream.as_fd()
+        }
+    }
+
+    impl Write for Sipping {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            self.asked += 1;
+            match self.asked % 100 {
+                1 => Ok(1),
+                _ => Err(ErrorKind::WouldBlock.into()),
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn reader_that_sips_holds_one_write_up_no_longer_than_allowed() {
+        let (stream, _theirs) = UnixStream::pair().unwrap();
+        let mut sink = StreamSink::new(Sipping { stream, asked: 0 });
+        let start = Instant::now();
+        // At 200 ms for each byte this would take more than three minutes.
+        assert!(sink.put(&[0; 1000]));
+        assert!(sink.stalled);
+        assert!(start.elapsed() < Duration::from_secs(60));
+        let asked = sink.stream.asked;
+        assert!(sink.put(&[0; 1000]));
+        assert!(sink.stream.asked <= asked + 2, "it is not waited for again");
+    }
+
+    #[test]
     fn reader_that_never_reads_costs_one_wait_and_no_memory() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let mut sink = StreamSink::new(ours);
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         for _ in 0..10_000 {
             SerialSink::write(&mut sink, &[0; 256]);
         }
         assert!(sink.stalled);
         // Without the limit this would take 10,000 waits.
-        assert!(start.elapsed() < std::time::Duration::from_secs(20));
+        assert!(start.elapsed() < Duration::from_secs(20));
     }
 }

@@ -16,13 +16,14 @@ use tdvmm_devices::virtio::console::{ConsoleBackend, ConsoleHandle, Stream};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::backend::StreamSink;
+use super::output::StandardOutput;
 use super::terminal::EscapeFilter;
 use crate::ending::{Ending, EndingCell};
 
 /// Standard input and output. A reader of the output that falls behind loses some of it.
 #[derive(Debug)]
 pub struct Terminal {
-    output: StreamSink<io::Stdout>,
+    output: StreamSink<StandardOutput>,
     /// Waits for standard input; `None` where it cannot be waited for, and so gives nothing.
     input: Option<Epoll>,
     /// Standard input is in that set.
@@ -46,7 +47,7 @@ impl Terminal {
         let stdin = io::stdin();
         let added = epoll.ctl(ControlOperation::Add, stdin.as_raw_fd(), event);
         Ok(Self {
-            output: StreamSink::new(io::stdout()),
+            output: StreamSink::new(StandardOutput::open()),
             input: added.is_ok().then_some(epoll),
             reads: true,
             ended: false,

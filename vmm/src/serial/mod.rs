@@ -6,4 +6,5 @@
 pub mod backend;
 pub mod console;
 pub mod input;
+pub mod output;
 pub mod terminal;
