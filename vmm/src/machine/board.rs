@@ -1,7 +1,7 @@
 //! Wiring: the devices of the plan, put on the two buses.
 
 use std::fs::File;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -280,11 +280,13 @@ fn open_output(path: &Path) -> std::io::Result<(File, bool)> {
     Ok((file, regular))
 }
 
-/// Listens on `path`. A socket that an earlier run left behind, and that nobody listens on, is replaced.
+/// Listens on `path`. A socket that an earlier run left behind, and that nobody has any more, is replaced.
 pub(super) fn listen(path: &Path) -> std::io::Result<UnixListener> {
     use std::os::unix::fs::FileTypeExt;
+    // Asked by a datagram, which the listener of another run refuses as of the wrong type, and does not hear of.
     if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
-        && std::os::unix::net::UnixStream::connect(path)
+        && UnixDatagram::unbound()?
+            .connect(path)
             .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
     {
         std::fs::remove_file(path)?;

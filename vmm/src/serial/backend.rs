@@ -139,12 +139,16 @@ struct Clients {
 }
 
 impl ClientSink {
-    /// From now on output goes to `client`, starting with what was kept. It must not block.
+    /// From now on output goes to `client`, starting with what was kept. It must not block. One who is gone again, as
+    /// who only looks whether somebody listens, takes nothing of that away.
     pub fn connect(&self, client: UnixStream) {
         let mut clients = self.lock();
         let mut sink = StreamSink::new(client);
-        let kept: Vec<u8> = clients.backlog.drain(..).collect();
+        let kept: Vec<u8> = clients.backlog.iter().copied().collect();
         clients.client = sink.put(&kept).then_some(sink);
+        if clients.client.is_some() {
+            clients.backlog.clear();
+        }
     }
 
     /// The client has gone; output is kept again.
@@ -192,6 +196,21 @@ mod tests {
         theirs.read_to_end(&mut seen).unwrap();
         assert_eq!(seen.len(), BACKLOG + 1);
         assert!(seen.ends_with(b"aend!"));
+    }
+
+    #[test]
+    fn client_that_is_gone_takes_no_kept_output_away() {
+        let mut sink = ClientSink::default();
+        sink.write(b"kept");
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs);
+        sink.connect(ours);
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        sink.connect(ours);
+        sink.disconnect();
+        let mut seen = Vec::new();
+        theirs.read_to_end(&mut seen).unwrap();
+        assert_eq!(seen, b"kept");
     }
 
     #[test]
