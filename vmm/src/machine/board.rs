@@ -36,6 +36,7 @@ use crate::kvm::vm::VmHandles;
 use crate::plan::Plan;
 use crate::plan::platform::{Device, Place, Space};
 use crate::serial::backend::{ClientSink, FileSink, StreamSink, WithInput};
+use crate::serial::clients::Clients;
 use crate::serial::input::Input;
 use crate::serial::output::StandardOutput;
 use crate::serial::terminal::EscapeFilter;
@@ -241,11 +242,9 @@ fn wire_serial(
             }));
             let input = Input::new(Arc::clone(&port));
             let input = InputSource::Socket {
-                input,
                 drained,
                 listener,
-                sink,
-                client: None,
+                clients: Clients::new(input, sink),
             };
             WiredSerial { port, input }
         }

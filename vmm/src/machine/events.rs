@@ -1,8 +1,8 @@
 //! What the main thread waits for: the ending, signals, and input for the serial port.
 
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::ending::{Ending, EndingCell};
 use crate::kvm::kick;
-use crate::serial::backend::ClientSink;
+use crate::serial::clients::Clients;
 use crate::serial::console::fit_to_terminal;
 use crate::serial::input::{CHUNK, Input};
 use crate::serial::terminal::EscapeFilter;
@@ -103,16 +103,12 @@ pub enum InputSource {
     },
     /// Whoever connects to a socket.
     Socket {
-        /// Where it goes.
-        input: Input,
-        /// Readable when the guest has read all of it.
+        /// Readable when the guest has read all input.
         drained: EventFd,
         /// The socket.
         listener: UnixListener,
-        /// Where output for the client goes.
-        sink: ClientSink,
-        /// The client that is connected.
-        client: Option<UnixStream>,
+        /// Who has connected.
+        clients: Clients,
     },
 }
 
@@ -212,69 +208,18 @@ impl MainLoop {
 
     fn on_connection(&mut self, ops: &mut EventOps) {
         let InputSource::Socket {
-            listener,
-            client,
-            sink,
-            ..
+            listener, clients, ..
         } = &mut self.source
         else {
             return;
         };
-        let stream = match listener.accept() {
-            Ok((stream, _)) => stream,
-            Err(error) if is_transient(&error) => return,
+        match listener.accept() {
+            Ok((stream, _)) => clients.welcome(stream, CLIENT, ops),
+            Err(error) if is_transient(&error) => {}
             Err(error) => {
                 // Out of file descriptors, mostly; asking again at once would not end.
                 log::warn!("the serial port's socket takes no more clients: {error}");
                 ignore(ops, listener.as_raw_fd(), LISTENER);
-                return;
-            }
-        };
-        if client.is_some() {
-            // One client at a time; the newcomer sees its connection closed at once.
-            return;
-        }
-        let ours = stream
-            .set_nonblocking(true)
-            .and_then(|()| stream.try_clone());
-        if let Ok(ours) = ours
-            && watch(ops, &stream, CLIENT).is_ok()
-        {
-            sink.connect(ours);
-            *client = Some(stream);
-        }
-    }
-
-    fn on_client(&mut self, set: EventSet, ops: &mut EventOps) {
-        let InputSource::Socket {
-            client,
-            input,
-            sink,
-            ..
-        } = &mut self.source
-        else {
-            return;
-        };
-        let Some(stream) = client else { return };
-        if set.intersects(EventSet::HANG_UP | EventSet::ERROR) && !set.contains(EventSet::IN) {
-            ignore(ops, stream.as_raw_fd(), CLIENT);
-            sink.disconnect();
-            *client = None;
-            return;
-        }
-        let mut sent = [0; CHUNK];
-        match stream.read(&mut sent) {
-            Ok(len) if len > 0 => {
-                if !input.offer(sent.get(..len).unwrap_or_default()) {
-                    // Until the guest has caught up; that the client has gone is told all the same.
-                    let _ = ops.modify(Events::with_data(&*stream, CLIENT, EventSet::empty()));
-                }
-            }
-            Err(error) if is_transient(&error) => {}
-            _ => {
-                ignore(ops, stream.as_raw_fd(), CLIENT);
-                sink.disconnect();
-                *client = None;
             }
         }
     }
@@ -290,17 +235,10 @@ impl MainLoop {
                 }
             }
             InputSource::Socket {
-                input,
-                drained,
-                client,
-                ..
+                drained, clients, ..
             } => {
                 let _ = drained.read();
-                if input.advance()
-                    && let Some(client) = client
-                {
-                    let _ = ops.modify(Events::with_data(client, CLIENT, EventSet::IN));
-                }
+                clients.advance(CLIENT, ops);
             }
         }
     }
@@ -335,7 +273,11 @@ impl MutEventSubscriber for MainLoop {
             SIGNAL => self.on_signal(),
             STDIN => self.on_stdin(ops),
             LISTENER => self.on_connection(ops),
-            CLIENT => self.on_client(events.event_set(), ops),
+            CLIENT => {
+                if let InputSource::Socket { clients, .. } = &mut self.source {
+                    clients.on_event(&events, ops);
+                }
+            }
             DRAINED => self.on_drained(ops),
             // ENDING only has to wake the loop, which looks for the ending itself.
             _ => {}

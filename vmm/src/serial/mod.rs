@@ -4,6 +4,7 @@
 //! write takes, and drops bytes that nobody takes: a guest that floods its port gains nothing.
 
 pub mod backend;
+pub mod clients;
 pub mod console;
 pub mod input;
 pub mod output;
