@@ -51,6 +51,8 @@ pub enum LoopError {
 }
 
 /// Blocks the ending signals, and SIGWINCH, in this thread and those that it starts, and gives them as a descriptor.
+/// SIGXFSZ is blocked too and not among them: a file that reaches the limit of `ulimit -f` would end the process with
+/// the terminal raw. The write fails with EFBIG all the same, and each device knows what to make of that.
 ///
 /// No other signal is blocked afterwards: a parent may have blocked all of them and left it at that, and the signal of
 /// a kick has to reach the vCPUs.
@@ -71,7 +73,9 @@ pub fn take_signals() -> Result<SignalFd, LoopError> {
         .collect();
     // Says that the terminal has another size; nobody minds if it does not come.
     set.add(Signal::SIGWINCH);
-    set.thread_set_mask().map_err(failed)?;
+    let mut blocked = set;
+    blocked.add(Signal::SIGXFSZ);
+    blocked.thread_set_mask().map_err(failed)?;
     SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(failed)
 }
 
@@ -349,6 +353,14 @@ mod tests {
         raise(Signal::SIGWINCH).unwrap();
         raise(Signal::SIGTERM).unwrap();
         assert_eq!(ending_signal(&signals), Some(libc::SIGTERM));
+        assert_eq!(ending_signal(&signals), None);
+    }
+
+    #[test]
+    fn file_at_its_limit_is_no_order_to_end() {
+        let signals = take_signals().unwrap();
+        // As a write beyond the limit does, to the thread that writes. Unblocked it ends the process.
+        raise(Signal::SIGXFSZ).unwrap();
         assert_eq!(ending_signal(&signals), None);
     }
 }
