@@ -101,14 +101,14 @@ pub enum InputSource {
         /// Where it goes.
         input: Input,
         /// Readable when the guest has read all of it.
-        drained: EventFd,
+        drained: Arc<EventFd>,
         /// Set when it is a terminal.
         escape: Option<EscapeFilter>,
     },
     /// Whoever connects to a socket.
     Socket {
         /// Readable when the guest has read all input.
-        drained: EventFd,
+        drained: Arc<EventFd>,
         /// The socket.
         listener: UnixListener,
         /// Who has connected.

@@ -1,7 +1,7 @@
-//! The PCI functions of the plan: what is behind them is opened before the VM is created, then each is
-//! wired to the VM, with an I/O thread of its own.
+//! The PCI functions of the plan: what is behind them, and behind the serial port, is opened before the VM is
+//! created, then each is wired to the VM, with an I/O thread of its own.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,8 +19,9 @@ use tdvmm_devices::virtio::entropy::Entropy;
 use tdvmm_devices::virtio::transport::{MemoryAccess, VirtioPciDevice, Wiring};
 use thiserror::Error;
 
-use super::board::{self, BoardError};
-use crate::config::{Console, Device, Disk, ImageType, Limit};
+use super::board::BoardError;
+use super::serial_port::{self, SerialEnds};
+use crate::config::{Console, Device, Disk, ImageType, Limit, SerialBackend};
 use crate::ending::EndingCell;
 use crate::kvm::msix::KvmVectors;
 use crate::kvm::vm::VmHandles;
@@ -38,9 +39,11 @@ pub enum DeviceError {
         /// Why.
         source: OpenError,
     },
-    /// The console cannot lead there.
-    #[error("--console {backend}: cannot be opened")]
-    Console {
+    /// The console or the serial port cannot lead there.
+    #[error("{option} {backend}: cannot be opened; {}", remedy(source))]
+    Terminal {
+        /// The option.
+        option: &'static str,
         /// The backend.
         backend: String,
         /// What the system said.
@@ -51,21 +54,42 @@ pub enum DeviceError {
     Rng(#[source] io::Error),
 }
 
-/// The devices behind the PCI functions, not yet wired.
-pub(super) struct Opened {
-    /// In the order of the functions.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::NotFound => "make its folder first",
+        ErrorKind::AddrInUse => "choose a path that is not in use",
+        ErrorKind::PermissionDenied => "choose a path that this user may write to",
+        // A FIFO.
+        _ if error.raw_os_error() == Some(libc::ENXIO) => "start its reader first",
+        _ => "choose another",
+    }
+}
+
+/// What the devices lead to, not yet wired.
+pub(super) struct Backends {
+    /// The devices behind the PCI functions, in their order.
     pub devices: Vec<Box<dyn VirtioDevice>>,
+    /// Behind the serial port, if there is one.
+    pub serial: Option<SerialEnds>,
+}
+
+/// What has been opened.
+pub(super) struct Opened {
+    /// What the devices lead to.
+    pub backends: Backends,
     /// The console on this process's terminal.
     pub terminal: Option<ConsoleHandle>,
 }
 
-/// Opens what is behind each of `functions`, in their order. Nothing of the guest is needed for that.
+/// Opens what is behind each of `functions`, in their order, and behind the serial port. Nothing of the guest is
+/// needed for that.
 ///
 /// # Errors
 ///
 /// If the host refuses something, or an image cannot be used.
 pub(super) fn open(
     functions: &[Function],
+    serial: &SerialBackend,
     endings: &Arc<EndingCell>,
 ) -> Result<Opened, DeviceError> {
     let mut terminal = None;
@@ -74,7 +98,8 @@ pub(super) fn open(
             Device::Disk(disk) => Box::new(open_disk(disk)?),
             Device::Console(console) => {
                 let opened = open_console(console, endings);
-                let device = opened.map_err(|source| DeviceError::Console {
+                let device = opened.map_err(|source| DeviceError::Terminal {
+                    option: "--console",
                     backend: describe(console),
                     source,
                 })?;
@@ -89,7 +114,15 @@ pub(super) fn open(
         })
     };
     let devices = functions.iter().map(open).collect::<Result<_, _>>()?;
-    Ok(Opened { devices, terminal })
+    let serial = serial_port::open(serial).map_err(|source| DeviceError::Terminal {
+        option: "--serial",
+        backend: serial_port::describe(serial),
+        source,
+    })?;
+    Ok(Opened {
+        backends: Backends { devices, serial },
+        terminal,
+    })
 }
 
 fn open_disk(disk: &Disk) -> Result<Block, DeviceError> {
@@ -128,7 +161,7 @@ fn open_console(console: &Console, endings: &Arc<EndingCell>) -> io::Result<Virt
             Box::new(pty)
         }
         Console::File { path, max_size } => Box::new(LogFile::open(path, *max_size)?),
-        Console::Socket(path) => Box::new(SocketServer::new(board::listen(path)?)?),
+        Console::Socket(path) => Box::new(SocketServer::new(serial_port::listen(path)?)?),
     })
 }
 
@@ -184,4 +217,22 @@ pub(super) fn wire(
         threads.push(thread);
     }
     Ok(threads)
+}
+
+#[cfg(test)]
+mod tests {
+    use vmm_sys_util::eventfd::EventFd;
+
+    use super::*;
+
+    #[test]
+    fn serial_backend_that_cannot_be_opened_is_told_with_the_remedy() {
+        let endings = Arc::new(EndingCell::new(EventFd::new(0).unwrap()));
+        let backend = SerialBackend::File("/no/such/folder/x".into());
+        let error = open(&[], &backend, &endings).err().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "--serial file=/no/such/folder/x: cannot be opened; make its folder first"
+        );
+    }
 }

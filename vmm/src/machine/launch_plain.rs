@@ -13,11 +13,11 @@ use tdvmm_arch::cpuid::{self, CpuidOptions};
 use tdvmm_arch::{Gpa, VcpuId, msrs};
 use tdvmm_devices::dma::DmaView;
 use tdvmm_devices::power::PowerSink;
-use tdvmm_devices::virtio::device::VirtioDevice;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 use super::board::{Board, BoardError};
+use super::functions::Backends;
 use crate::ending::EndingCell;
 use crate::kvm::KvmError;
 use crate::kvm::host::{self, Host};
@@ -69,16 +69,16 @@ pub struct ReadyMachine {
     pub slots: MemorySlots,
 }
 
-/// Does what `plan` says, on `host`; `devices` are behind its PCI functions.
+/// Does what `plan` says, on `host`; the devices lead to `backends`.
 ///
 /// # Errors
 ///
 /// If the host refuses something.
-pub fn launch(
+pub(super) fn launch(
     plan: &Plan,
     host: &Host,
     files: PayloadFiles,
-    devices: Vec<Box<dyn VirtioDevice>>,
+    backends: Backends,
     endings: &Arc<EndingCell>,
 ) -> Result<ReadyMachine, LaunchError> {
     let (vm, mut handles) = Vm::create(host)?;
@@ -86,7 +86,7 @@ pub fn launch(
     handles.slots.add(&ram)?;
     let power: Arc<dyn PowerSink> = Arc::<EndingCell>::clone(endings);
     let memory = DmaView::all_shared(Arc::new(ram.clone()));
-    let board = Board::wire(plan, devices, &handles, &memory, None, &power)?;
+    let board = Board::wire(plan, backends, &handles, &memory, None, &power)?;
     let start = load(plan, files, &ram)?;
     let vcpus = create_vcpus(plan, &vm, host, &start)?;
     Ok(ReadyMachine {

@@ -9,7 +9,6 @@ use tdvmm_arch::cpuid::{self, CpuidOptions, CpuidTable};
 use tdvmm_arch::{GpaRange, VcpuId, map};
 use tdvmm_devices::dma::DmaView;
 use tdvmm_devices::power::PowerSink;
-use tdvmm_devices::virtio::device::VirtioDevice;
 use tdvmm_firmware::measure;
 use tdvmm_tdx::error::{Command, TdxError};
 use tdvmm_tdx::log::Measure;
@@ -20,6 +19,7 @@ use tdvmm_tdx::transcript::Recorder;
 use thiserror::Error;
 
 use super::board::{Board, BoardError};
+use super::functions::Backends;
 use super::launch_plain::ReadyMachine;
 use super::td_services::Services;
 use crate::ending::EndingCell;
@@ -76,17 +76,17 @@ impl TdLaunchError {
     }
 }
 
-/// Does what `plan`, which is a TD's, says on `host`; `devices` are behind its PCI functions. The calls of the launch
+/// Does what `plan`, which is a TD's, says on `host`; the devices lead to `backends`. The calls of the launch
 /// are in `recorder` then, also when it fails.
 ///
 /// # Errors
 ///
 /// If the host or the TDX module refuses something.
-pub fn launch(
+pub(super) fn launch(
     plan: &Plan,
     td_plan: &TdPlan,
     host: &Host,
-    devices: Vec<Box<dyn VirtioDevice>>,
+    backends: Backends,
     endings: &Arc<EndingCell>,
     recorder: &Recorder,
 ) -> Result<ReadyMachine, TdLaunchError> {
@@ -111,7 +111,7 @@ pub fn launch(
     let view = DmaView::new(Arc::new(ram), Arc::<TdMemory<_>>::clone(&memory));
     let power: Arc<dyn PowerSink> = Arc::<EndingCell>::clone(endings);
     let services = Arc::new(Services::new(memory, view.clone(), &capabilities));
-    let board = Board::wire(plan, devices, &handles, &view, Some(services), &power)
+    let board = Board::wire(plan, backends, &handles, &view, Some(services), &power)
         .map_err(TdLaunchError::Board)?;
     let cpuid = |id| wanted_cpuid(plan, host, id);
     let mut td = td

@@ -8,4 +8,5 @@ pub mod launch_td;
 pub mod open_files;
 pub mod run;
 pub mod run_error;
+mod serial_port;
 pub mod td_services;

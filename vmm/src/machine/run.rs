@@ -96,14 +96,14 @@ impl Prepared {
         let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
             .map_err(process("make an event file descriptor"))?;
         let endings = Arc::new(EndingCell::new(wake));
-        let Opened { devices, terminal } = functions::open(&plan.pci, &endings)?;
+        let Opened { backends, terminal } = functions::open(&plan.pci, &plan.serial, &endings)?;
         let machine = match &plan.td {
-            None => launch_plain::launch(&plan, &host, files, devices, &endings)?,
+            None => launch_plain::launch(&plan, &host, files, backends, &endings)?,
             Some(td) => {
                 let path = options.transcript.as_deref();
                 let transcript = path.map(create_transcript).transpose()?;
                 let calls = Recorder::default();
-                let machine = launch_td::launch(&plan, td, &host, devices, &endings, &calls);
+                let machine = launch_td::launch(&plan, td, &host, backends, &endings, &calls);
                 // That of a launch that failed is wanted most.
                 let written = transcript.map_or(Ok(()), |(path, file)| {
                     write_transcript(path, file, td, &calls.transcript())

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use tdvmm_firmware::measure::Digest;
 use thiserror::Error;
 
-use super::board::BoardError;
 use super::events::LoopError;
 use super::functions::DeviceError;
 use super::launch_plain::LaunchError;
@@ -116,12 +115,9 @@ impl RunError {
             Self::UnexpectedMrtd { .. } => TD_UNEXPECTED_MRTD,
             Self::TdxNotReady(_) => TDX_NOT_READY,
             Self::TdLaunch(error) if error.is_out_of_key_ids() => TD_NO_KEY_ID,
-            Self::TdLaunch(
-                TdLaunchError::Refused(_)
-                | TdLaunchError::TooManyVcpus { .. }
-                | TdLaunchError::Board(BoardError::Serial { .. }),
-            )
-            | Self::Launch(LaunchError::Board(BoardError::Serial { .. })) => BAD_CONFIG,
+            Self::TdLaunch(TdLaunchError::Refused(_) | TdLaunchError::TooManyVcpus { .. }) => {
+                BAD_CONFIG
+            }
             Self::TdLaunch(_) => TD_LAUNCH_FAILED,
             Self::Kvm(_)
             | Self::Affinity(_)

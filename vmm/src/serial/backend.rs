@@ -27,7 +27,7 @@ pub struct WithInput<S> {
     /// Takes the output.
     pub sink: S,
     /// Written when the guest has read all input.
-    pub drained: EventFd,
+    pub drained: Arc<EventFd>,
 }
 
 impl<S: SerialSink> SerialSink for WithInput<S> {

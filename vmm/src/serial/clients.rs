@@ -167,7 +167,7 @@ mod tests {
 
     struct Loop {
         clients: Clients,
-        drained: EventFd,
+        drained: Arc<EventFd>,
         /// Written when there is a newcomer.
         comes: EventFd,
         newcomers: Arc<Mutex<VecDeque<UnixStream>>>,
@@ -175,7 +175,7 @@ mod tests {
 
     impl MutEventSubscriber for Loop {
         fn init(&mut self, ops: &mut EventOps) {
-            for (event, token) in [(&self.drained, DRAINED), (&self.comes, NEWCOMER)] {
+            for (event, token) in [(&*self.drained, DRAINED), (&self.comes, NEWCOMER)] {
                 let events = Events::with_data(event, token, EventSet::IN);
                 ops.add(events).unwrap();
             }
@@ -206,12 +206,12 @@ mod tests {
 
     impl Bench {
         fn new() -> Self {
-            let drained = EventFd::new(EFD_NONBLOCK).unwrap();
+            let drained = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
             let comes = EventFd::new(EFD_NONBLOCK).unwrap();
             let sink = ClientSink::default();
             let out = WithInput {
                 sink: sink.clone(),
-                drained: drained.try_clone().unwrap(),
+                drained: Arc::clone(&drained),
             };
             let port = Serial::new(Arc::new(Unwired), Box::new(out));
             let port = Arc::new(Mutex::new(port));
