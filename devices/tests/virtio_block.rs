@@ -127,6 +127,37 @@ fn what_is_written_is_read_back_and_on_the_file() {
 }
 
 #[test]
+fn request_that_takes_several_calls_is_done_whole() {
+    const PART: usize = 3 << 19;
+    const AT: u64 = 0x4_0000;
+    for options in engines() {
+        for direct in [false, true] {
+            let image = image();
+            image.as_file().set_len(16 << 20).unwrap();
+            let disk = DiskOptions {
+                direct,
+                ..disk_options(image.path())
+            };
+            let mut guest = Guest::new(&disk, &options);
+            let bytes: Vec<u8> = (0..PART).map(|i| (i * 7 / 3) as u8).collect();
+            guest.ring.write(AT, &bytes);
+            // 9 MiB, more than there is memory: each part is the same.
+            let parts = [(AT, PART as u32); 6];
+            assert_eq!(guest.one(1, 8, &parts), 0);
+            let mut back = vec![0; 6 * PART];
+            image.as_file().read_exact_at(&mut back, 8 * 512).unwrap();
+            assert!(
+                back.chunks(PART).all(|part| part == bytes),
+                "{options:?} {direct}"
+            );
+            guest.ring.write(AT, &vec![0; PART]);
+            assert_eq!(guest.one(0, 8, &parts), 0);
+            assert!(guest.ring.read(AT, PART) == bytes, "{options:?} {direct}");
+        }
+    }
+}
+
+#[test]
 fn direct_request_that_is_not_aligned_in_memory_is_served() {
     for options in engines() {
         let image = image();

@@ -18,6 +18,9 @@ use crate::virtio::segment::Segment;
 pub(super) const NO_HIDE_STALE: i32 = 0x04;
 /// Pieces per call (`UIO_MAXIOV`); what is more is left for the next call.
 const MAX_PIECES: usize = 1024;
+/// Bytes per call at most, of each request in flight: who stops a worker waits for no more. A multiple of every
+/// block, so that parts of an aligned request are aligned.
+const STEP: u32 = 4 << 20;
 
 /// A `struct iovec` with an exposed address, so that it may change threads.
 #[repr(C)]
@@ -116,9 +119,22 @@ impl Slot {
         fill(&mut self.pieces, segments, skip, len);
     }
 
+    /// The pieces of the next call.
     fn open_pieces(&self) -> &[Piece] {
         let open = self.pieces.get(self.first..).unwrap_or_default();
-        open.get(..MAX_PIECES).unwrap_or(open)
+        let open = open.get(..MAX_PIECES).unwrap_or(open);
+        if self.left <= STEP {
+            return open;
+        }
+        let mut room = usize::try_from(step(self.left)).unwrap_or_default();
+        let fits = |piece: &&Piece| {
+            let rest = room.checked_sub(piece.len);
+            room = rest.unwrap_or_default();
+            rest.is_some()
+        };
+        let count = open.iter().take_while(fits).count();
+        // The first one always fits, as `fill` has cut them.
+        open.get(..count.max(1)).unwrap_or(open)
     }
 
     /// `done` bytes were transferred.
@@ -201,22 +217,31 @@ impl Slot {
     }
 }
 
+/// Bytes of the next call where `left` are left: calls end where a multiple of [`STEP`] is left.
+fn step(left: u32) -> u32 {
+    match left % STEP {
+        0 => left.min(STEP),
+        rest => rest,
+    }
+}
+
+/// Makes pieces of which none goes on where a call ends.
 fn fill(pieces: &mut Vec<Piece>, segments: &[Segment], mut skip: u32, mut len: u32) {
     for segment in segments {
-        let start = skip.min(segment.len());
+        let mut start = skip.min(segment.len());
         skip = skip.wrapping_sub(start);
-        let here = segment.len().wrapping_sub(start).min(len);
-        if here == 0 {
-            continue;
+        while len > 0 && start < segment.len() {
+            let here = segment.len().wrapping_sub(start).min(step(len));
+            let (Ok(from), Ok(size)) = (usize::try_from(start), usize::try_from(here)) else {
+                return;
+            };
+            pieces.push(Piece {
+                base: segment.host().addr().wrapping_add(from),
+                len: size,
+            });
+            start = start.wrapping_add(here);
+            len = len.wrapping_sub(here);
         }
-        let (Ok(start), Ok(size)) = (usize::try_from(start), usize::try_from(here)) else {
-            return;
-        };
-        pieces.push(Piece {
-            base: segment.host().addr().wrapping_add(start),
-            len: size,
-        });
-        len = len.wrapping_sub(here);
     }
 }
 
@@ -299,3 +324,6 @@ pub(super) fn block_size(file: &File, request: libc::Ioctl) -> io::Result<u32> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+#[cfg(test)]
+mod tests;
