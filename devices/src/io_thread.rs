@@ -32,6 +32,14 @@ pub struct WorkerId {
     stop: StopFlag,
 }
 
+impl WorkerId {
+    /// Has the worker cut short what it does, as it is about to be removed. Said to all workers of a device before the
+    /// first one is removed, since on a thread each waits for what another does.
+    pub fn stop(&self) {
+        self.stop.raise();
+    }
+}
+
 /// Events that are taken from the kernel at once.
 const EVENTS: usize = 32;
 /// The thread's own event source. A worker's has its number in the upper half, which a driver that resets often enough
@@ -158,7 +166,7 @@ impl IoHandle {
     /// Takes a worker off the thread and drops it. Returns when that is done, which is soon: what the worker
     /// does is cut short.
     pub fn remove(&self, id: &WorkerId) {
-        id.stop.raise();
+        id.stop();
         let (done, answer) = sync_channel(1);
         let id = id.number;
         if self.send(Command::Remove { id, done }).is_ok() {

@@ -3,15 +3,23 @@
 #![expect(clippy::cast_possible_truncation, reason = "small numbers of the test")]
 
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Instant;
 
 use proptest::prelude::*;
 use tdvmm_devices::pci::PciDevice;
+use tdvmm_devices::virtio::device::{
+    ActivateError, Activation, DeviceType, StopFlag, Token, VirtioDevice, Worker,
+};
 use tdvmm_devices::virtio::entropy::Entropy;
+use tdvmm_devices::virtio::queue::QueueFault;
 use tdvmm_devices::virtio::transport::MemoryAccess;
+use vmm_sys_util::eventfd::EventFd;
 
 mod driver;
-use driver::pci::{BAR_BASE, Card, common};
+use driver::pci::{BAR_BASE, Card, PATIENCE, common};
 use driver::{Driver, ram};
 
 const VERSION_1: u64 = 1 << 32;
@@ -113,6 +121,72 @@ fn reset_puts_everything_back_and_the_device_starts_again() {
         ring = Driver::new(Arc::clone(&ring.ram), 0x1000, 16);
         ring.write(0x1000, &[0; 0x400]);
     }
+}
+
+/// A device of two queues. The worker of the second one is busy until it is told to stop, and says then whether it was.
+struct Busy(Sender<bool>);
+
+struct BusyWorker {
+    kick: Arc<EventFd>,
+    stop: StopFlag,
+    busy: Option<Sender<bool>>,
+}
+
+impl VirtioDevice for Busy {
+    fn device_type(&self) -> DeviceType {
+        DeviceType::Console
+    }
+    fn features(&self) -> u64 {
+        0
+    }
+    fn queue_sizes(&self) -> &[u16] {
+        &[16, 16]
+    }
+    fn read_config(&self, _: u64, _: &mut [u8]) {}
+    fn activate(&mut self, with: Activation) -> Result<Vec<Box<dyn Worker>>, ActivateError> {
+        let workers = with.queues.into_iter().map(|queue| {
+            Box::new(BusyWorker {
+                kick: queue.kick,
+                stop: StopFlag::default(),
+                busy: (queue.index == 1).then(|| self.0.clone()),
+            }) as Box<dyn Worker>
+        });
+        Ok(workers.collect())
+    }
+}
+
+impl Worker for BusyWorker {
+    fn event_sources(&self) -> Vec<(Token, &dyn AsRawFd)> {
+        vec![(Token(0), &*self.kick)]
+    }
+    fn set_stop(&mut self, stop: StopFlag) {
+        self.stop = stop;
+    }
+    fn on_event(&mut self, _: Token) -> Result<(), QueueFault> {
+        self.kick.read().unwrap();
+        if let Some(busy) = self.busy.take() {
+            let begin = Instant::now();
+            busy.send(false).unwrap();
+            while !self.stop.is_raised() && begin.elapsed() < PATIENCE {
+                std::thread::yield_now();
+            }
+            busy.send(self.stop.is_raised()).unwrap();
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn reset_tells_all_workers_to_stop_before_it_waits_for_the_first() {
+    let (said, heard) = channel();
+    let ram = ram(&[(0, 0x10_0000)]);
+    let rings = [0x1000, 0x2000].map(|at| Driver::new(Arc::clone(&ram), at, 16));
+    let mut card = Card::new(Box::new(Busy(said)), rings[0].view());
+    card.start(ALL, &[&rings[0], &rings[1]]);
+    // It is at it, since the start.
+    assert!(!heard.recv_timeout(PATIENCE).unwrap());
+    card.set_status(0);
+    assert!(heard.recv_timeout(PATIENCE).unwrap());
 }
 
 #[test]
@@ -271,9 +345,9 @@ proptest! {
         again.start(ALL, &[&ring]);
         offer_buffer(&mut ring, 0x4000);
         again.kick(0);
-        let deadline = std::time::Instant::now() + driver::pci::PATIENCE;
+        let deadline = Instant::now() + PATIENCE;
         while ring.used_index() == 0 {
-            prop_assert!(std::time::Instant::now() < deadline);
+            prop_assert!(Instant::now() < deadline);
             std::thread::yield_now();
         }
     }

@@ -293,6 +293,9 @@ impl VirtioPciDevice {
     }
 
     fn stop_workers(&mut self) {
+        for (_, id) in &self.workers {
+            id.stop();
+        }
         for (thread, id) in self.workers.drain(..) {
             thread.remove(&id);
         }
