@@ -13,9 +13,7 @@ use std::time::Duration;
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::budget::Budget;
-use super::ending::{
-    Shared, allocate_ended, answer, finish, flush_ended, is_transient, parts_of, report,
-};
+use super::ending::{Shared, answer, finish, flush_ended, parts_of};
 use super::request::{HEADER_LEN, ID_LEN, Parts, Request, Status, parse};
 use super::slot::{NO_HIDE_STALE, Slot, Wait, Work};
 use super::uring::Uring;
@@ -24,6 +22,8 @@ use crate::virtio::chain::Chain;
 use crate::virtio::device::{StopFlag, Token, Worker};
 use crate::virtio::queue::{Queue, QueueFault};
 use crate::virtio::served::{Served, ServedQueue, Server};
+
+mod flight;
 
 const KICK: Token = Token(0);
 const COMPLETION: Token = Token(1);
@@ -324,61 +324,6 @@ impl BlockServer {
         match finish(&self.shared, &mut self.slot, &self.stop) {
             Some(status) => self.answer_now(status),
             None => Ok(Served::NotNow),
-        }
-    }
-
-    /// After a completion: what is left of the request flies again; or the slot and how it ended. Neither for a
-    /// worker that is to stop.
-    fn go_on(
-        &mut self,
-        mut slot: Box<Slot>,
-        result: io::Result<usize>,
-    ) -> Option<(Box<Slot>, Status)> {
-        let status = match (slot.work, result) {
-            (Work::Read | Work::Write { .. }, Ok(done)) if done > 0 => {
-                slot.advance(done);
-                if slot.left == 0 {
-                    return Some((slot, Status::Ok));
-                }
-                return self.fly_again(slot);
-            }
-            (_, Err(error)) if is_transient(&error) => return self.fly_again(slot),
-            // The file ends before the disk does: it was cut.
-            (Work::Read | Work::Write { .. }, Ok(_)) => Status::IoError,
-            (Work::Read | Work::Write { .. }, Err(error)) => {
-                match error.raw_os_error() == Some(libc::EINVAL) && self.shared.backend.is_direct()
-                {
-                    // Not aligned in memory: by way of the page cache.
-                    true => return self.finish_flight(slot),
-                    false => report("transfer", &error),
-                }
-            }
-            (Work::Flush, result) => flush_ended(&self.shared, result.map(drop)),
-            (Work::Allocate { len, zeros, .. }, result) => {
-                let range = (slot.offset, len);
-                allocate_ended(&self.shared, zeros, range, result.map(drop))
-            }
-        };
-        Some((slot, status))
-    }
-
-    fn fly_again(&mut self, slot: Box<Slot>) -> Option<(Box<Slot>, Status)> {
-        let Some(uring) = &mut self.uring else {
-            return self.finish_flight(slot);
-        };
-        let slot = uring.push(slot).err()?;
-        self.finish_flight(slot)
-    }
-
-    /// Does all that is left of a request that has flown, waiting for the disk.
-    fn finish_flight(&self, mut slot: Box<Slot>) -> Option<(Box<Slot>, Status)> {
-        match finish(&self.shared, &mut slot, &self.stop) {
-            Some(status) => Some((slot, status)),
-            None => {
-                // It is not answered, but some of it was done; the worker is about to be dropped.
-                let _ = slot.chain().check_after_io();
-                None
-            }
         }
     }
 
