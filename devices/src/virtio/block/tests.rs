@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::slot::{Slot, Wait, Work};
@@ -223,6 +224,19 @@ impl Bench {
         self.worker.on_event(Token(0)).unwrap();
         assert_eq!(self.used(), self.asked, "answered at once");
         self.ram.read_obj(GuestAddress(STATUS)).unwrap()
+    }
+
+    /// Waits for an event of the worker.
+    fn wait_for(&self, token: Token) {
+        let sources = self.worker.event_sources();
+        let (_, source) = sources.iter().find(|(name, _)| *name == token).unwrap();
+        let epoll = Epoll::new().unwrap();
+        let event = EpollEvent::new(EventSet::IN, 0);
+        epoll
+            .ctl(ControlOperation::Add, source.as_raw_fd(), event)
+            .unwrap();
+        let ready = epoll.wait(10_000, &mut [EpollEvent::default()]).unwrap();
+        assert_eq!(ready, 1, "no event came");
     }
 
     fn used(&self) -> u16 {
@@ -465,8 +479,9 @@ fn ring_that_turns_private_during_the_last_request_is_given_up_without_another_k
     assert!(discarded.iter().any(|(start, _)| *start == RING + 0x200));
 }
 
-#[test]
-fn requests_that_io_uring_has_when_the_worker_is_dropped_give_up_what_turned_private() {
+/// A disk on a file of its own, so that io_uring serves it, and what it has done. A driver that cannot flush: its
+/// writes have to last, so io_uring gets them.
+fn flying(view: DmaView, ram: &Arc<GuestMemoryMmap>) -> (Bench, BlockCounters) {
     let image = tempfile::NamedTempFile::new().unwrap();
     image.as_file().set_len(1 << 20).unwrap();
     let disk = DiskOptions {
@@ -476,21 +491,29 @@ fn requests_that_io_uring_has_when_the_worker_is_dropped_give_up_what_turned_pri
         format: ImageFormat::Raw,
         backing_files: false,
     };
-    let turning = Turning::new(DATA..DATA + 0x1000, None);
-    let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
-    let ram = Arc::new(ram);
     let mut block = Block::open(&disk, &BlockOptions::default()).unwrap();
     let counters = block.counters();
-    let view = DmaView::new(ram.clone(), turning.clone());
     let (worker, kick) = Bench::activate(&mut block, view, 0);
-    let mut bench = Bench {
-        ram,
+    let bench = Bench {
+        ram: ram.clone(),
         worker,
         kick,
         backend: Arc::new(good()),
         asked: 0,
     };
-    // A driver that cannot flush: the write has to last, so io_uring gets it.
+    (bench, counters)
+}
+
+fn small_ram() -> Arc<GuestMemoryMmap> {
+    Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap())
+}
+
+#[test]
+fn requests_that_io_uring_has_when_the_worker_is_dropped_give_up_what_turned_private() {
+    let turning = Turning::new(DATA..DATA + 0x1000, None);
+    let ram = small_ram();
+    let view = DmaView::new(ram.clone(), turning.clone());
+    let (mut bench, counters) = flying(view, &ram);
     bench.offer(1, 0, Some((4096, false)));
     bench.worker.on_event(Token(0)).unwrap();
     assert_eq!(counters.submitted.load(Ordering::Relaxed), 1);
@@ -498,6 +521,24 @@ fn requests_that_io_uring_has_when_the_worker_is_dropped_give_up_what_turned_pri
     assert_eq!(turning.discarded(), []);
     drop(bench.worker);
     assert_eq!(turning.discarded(), [(DATA, 4096)]);
+}
+
+#[test]
+fn completion_for_a_worker_that_is_to_stop_is_left_to_its_end() {
+    for (stopped, used) in [(false, 1), (true, 0)] {
+        let ram = small_ram();
+        let (mut bench, _) = flying(DmaView::all_shared(ram.clone()), &ram);
+        let stop = StopFlag::default();
+        bench.worker.set_stop(stop.clone());
+        bench.offer(1, 0, Some((4096, false)));
+        bench.worker.on_event(Token(0)).unwrap();
+        bench.wait_for(Token(1));
+        if stopped {
+            stop.raise();
+        }
+        bench.worker.on_event(Token(1)).unwrap();
+        assert_eq!(bench.used(), used);
+    }
 }
 
 #[test]

@@ -93,7 +93,10 @@ impl BlockWorker {
     fn complete(&mut self) -> Result<(), QueueFault> {
         let server = &mut self.server;
         self.served.queue.check_generation()?;
-        while let Some((slot, result)) = server.uring.as_mut().and_then(Uring::reap) {
+        // A worker that is to stop leaves the rest to its drop.
+        while !server.stop.is_raised()
+            && let Some((slot, result)) = server.uring.as_mut().and_then(Uring::reap)
+        {
             if let Some((slot, status)) = server.go_on(slot, result) {
                 let written = server.answer(&slot, status);
                 slot.chain().check_after_io()?;

@@ -44,6 +44,9 @@ impl BlockServer {
     }
 
     fn fly_again(&mut self, slot: Box<Slot>) -> Option<(Box<Slot>, Status)> {
+        if self.stop.is_raised() {
+            return Self::give_up(&slot);
+        }
         let Some(uring) = &mut self.uring else {
             return self.finish_flight(slot);
         };
@@ -55,11 +58,13 @@ impl BlockServer {
     fn finish_flight(&self, mut slot: Box<Slot>) -> Option<(Box<Slot>, Status)> {
         match finish(&self.shared, &mut slot, &self.stop) {
             Some(status) => Some((slot, status)),
-            None => {
-                // It is not answered, but some of it was done; the worker is about to be dropped.
-                let _ = slot.chain().check_after_io();
-                None
-            }
+            None => Self::give_up(&slot),
         }
+    }
+
+    /// The request is not answered, but some of it was done; the worker is about to be dropped.
+    fn give_up(slot: &Slot) -> Option<(Box<Slot>, Status)> {
+        let _ = slot.chain().check_after_io();
+        None
     }
 }
