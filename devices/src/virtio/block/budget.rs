@@ -1,7 +1,7 @@
-//! How much work a worker does in one call where its thread waits for the disk; then others have their turn,
-//! and the thread's messages are looked at. One request is served whole, however long it is. Pure.
+//! How much work a worker does in one call for which its thread waits; then others have their turn, and the thread's
+//! messages are looked at. What io_uring does costs nothing. One request is served whole, however long it is. Pure.
 
-use super::request::Request;
+use super::slot::{Slot, Work};
 
 /// Bytes that are served in one call.
 const BUDGET: u64 = 16 << 20;
@@ -32,14 +32,15 @@ impl Budget {
         !self.exceeded
     }
 
-    /// A request is served.
-    pub fn spend(&mut self, request: &Request) {
-        let bytes = match *request {
-            Request::Read { len, .. } | Request::Write { len, .. } => u64::from(len),
-            Request::WriteZeroes { len, .. } => len,
-            Request::Discard { len, .. } => len.wrapping_div(DISCARD_SHARE),
-            Request::Flush => FLUSH_COST,
-            Request::GetId => 0,
+    /// What is left of a request is done.
+    pub fn spend(&mut self, slot: &Slot) {
+        let bytes = match slot.work {
+            Work::Read | Work::Write { .. } => u64::from(slot.left),
+            Work::Allocate {
+                len, zeros: true, ..
+            } => len,
+            Work::Allocate { len, .. } => len.wrapping_div(DISCARD_SHARE),
+            Work::Flush => FLUSH_COST,
         };
         self.left = self.left.saturating_sub(bytes.max(LEAST_COST));
     }

@@ -160,7 +160,7 @@ pub(super) fn flush_ended(shared: &Shared, result: io::Result<()>) -> Status {
 
 /// A discard is a hint, and one that the host cannot take is not an error (virtio 1.3, 5.2.6.2); zeros
 /// that it cannot make by itself are written.
-pub(super) fn allocate_ended(
+fn allocate_ended(
     shared: &Shared,
     zeros: bool,
     (offset, len): (u64, u64),

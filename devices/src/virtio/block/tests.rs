@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -30,6 +30,9 @@ struct Failing {
     at_once: usize,
     allocate_errno: i32,
     zeroed: AtomicU32,
+    zeroed_bytes: AtomicU64,
+    /// What io_uring gets.
+    file: Option<std::fs::File>,
     /// What the first transfer does to the guest's memory.
     turning: Option<Arc<Turning>>,
     /// What each transfer takes, and how many there were.
@@ -53,7 +56,7 @@ fn spend(counter: &AtomicU32) -> bool {
 impl Backend for Failing {
     fn geometry(&self) -> Geometry {
         Geometry {
-            size: 1 << 20,
+            size: 1 << 26,
             logical_block: 512,
             physical_block: 4096,
             discard_block: 1 << 16,
@@ -93,12 +96,16 @@ impl Backend for Failing {
     fn discard(&self, _: u64, _: u64) -> io::Result<()> {
         Err(errno(libc::EOPNOTSUPP))
     }
-    fn zero(&self, _: u64, _: u64) -> io::Result<()> {
+    fn zero(&self, _: u64, len: u64) -> io::Result<()> {
         self.zeroed.fetch_add(1, Ordering::Relaxed);
+        self.zeroed_bytes.fetch_add(len, Ordering::Relaxed);
+        if let Some(turning) = &self.turning {
+            turning.turn();
+        }
         Ok(())
     }
     fn file(&self) -> Option<&std::fs::File> {
-        None
+        self.file.as_ref()
     }
     fn is_direct(&self) -> bool {
         false
@@ -333,9 +340,13 @@ fn transfer_that_never_gets_anywhere_ends() {
 
 /// Writes a discard or write-zeroes segment of 8 sectors at sector 8.
 fn segment(bench: &Bench, flags: u32) {
+    segment_of(bench, 8, flags);
+}
+
+fn segment_of(bench: &Bench, sectors: u32, flags: u32) {
     let at = |offset| GuestAddress(DATA + offset);
     bench.ram.write_obj(8u64, at(0)).unwrap();
-    bench.ram.write_obj(8u32, at(8)).unwrap();
+    bench.ram.write_obj(sectors, at(8)).unwrap();
     bench.ram.write_obj(flags, at(12)).unwrap();
 }
 
@@ -354,6 +365,38 @@ fn zeros_that_the_host_cannot_make_are_written_and_discards_forgotten() {
     let mut bench = Bench::new(backend, F_FLUSH);
     segment(&bench, 0);
     assert_eq!(bench.ask(13, 0, Some((16, false))), 1);
+}
+
+#[test]
+fn zeros_that_io_uring_cannot_make_are_written_in_steps_and_no_longer_than_asked_for() {
+    const STEP: u64 = 4 << 20;
+    // Whether the worker is stopped at the first step; what is written then, and answered.
+    for (stopped, written, used) in [(false, 4 * STEP, 1), (true, STEP, 0)] {
+        let mut backend = good();
+        backend.allocate_errno = libc::EOPNOTSUPP;
+        // A regular file that can be written and knows no fallocate(2).
+        let comm = std::fs::File::options().write(true).open("/proc/self/comm");
+        backend.file = Some(comm.unwrap());
+        let stop = StopFlag::default();
+        if stopped {
+            let turning = Turning::new(0..0, Some(stop.clone()));
+            backend.turning = Some(turning);
+        }
+        let mut bench = Bench::new(backend, F_FLUSH);
+        bench.worker.set_stop(stop);
+        // From sector 8 on, so that the last step is shorter.
+        segment_of(&bench, 1 << 15, 0);
+        bench.offer(13, 0, Some((16, false)));
+        bench.worker.on_event(Token(0)).unwrap();
+        bench.wait_for(Token(1));
+        assert_eq!(bench.backend.zeroed_bytes.load(Ordering::Relaxed), 0);
+        bench.worker.on_event(Token(1)).unwrap();
+        let zeroed = bench.backend.zeroed_bytes.load(Ordering::Relaxed);
+        assert_eq!(
+            (zeroed.next_multiple_of(STEP), bench.used()),
+            (written, used)
+        );
+    }
 }
 
 #[test]
@@ -569,7 +612,7 @@ fn configuration_tells_the_geometry() {
         block.read_config(offset, &mut data);
         data
     };
-    assert_eq!(read(0, 8), 2048u64.to_le_bytes());
+    assert_eq!(read(0, 8), 0x2_0000_u64.to_le_bytes());
     assert_eq!(read(12, 4), 126u32.to_le_bytes());
     assert_eq!(read(20, 4), 512u32.to_le_bytes());
     assert_eq!(read(24, 4), [3, 0, 8, 0]);

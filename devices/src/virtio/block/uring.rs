@@ -47,6 +47,12 @@ impl Uring {
         &self.event
     }
 
+    /// Has the event loop call again, as if more had completed.
+    pub fn come_back(&self) {
+        // An error means that the counter is full: the event is there already.
+        let _ = self.event.write(1);
+    }
+
     pub fn in_flight(&self) -> usize {
         self.flying.len().wrapping_sub(self.free.len())
     }

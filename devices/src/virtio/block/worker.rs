@@ -58,7 +58,7 @@ struct BlockServer {
     inline_reads: bool,
     inline_writes: bool,
     stop: StopFlag,
-    /// Of this call. Not looked at with io_uring, which waits for nobody.
+    /// Of this call.
     budget: Budget,
 }
 
@@ -93,8 +93,10 @@ impl BlockWorker {
     fn complete(&mut self) -> Result<(), QueueFault> {
         let server = &mut self.server;
         self.served.queue.check_generation()?;
+        server.budget = Budget::new();
         // A worker that is to stop leaves the rest to its drop.
         while !server.stop.is_raised()
+            && server.budget.has_more()
             && let Some((slot, result)) = server.uring.as_mut().and_then(Uring::reap)
         {
             if let Some((slot, status)) = server.go_on(slot, result) {
@@ -103,6 +105,11 @@ impl BlockWorker {
                 self.served.queue.add_used(slot.chain().head(), written?);
                 server.spare.push(slot);
             }
+        }
+        if server.budget.is_exceeded()
+            && let Some(uring) = &server.uring
+        {
+            uring.come_back();
         }
         server.submit();
         self.served.publish();
@@ -161,7 +168,7 @@ impl Server for BlockServer {
         if self.stop.is_raised() {
             return Ok(Served::NotNow);
         }
-        if self.uring.is_none() && !self.budget.has_more() {
+        if !self.budget.has_more() {
             return Ok(Served::NotNow);
         }
         let parts = parts_of(self.slot.chain())?;
@@ -179,7 +186,6 @@ impl Server for BlockServer {
                 return self.answer_now(error.status());
             }
         };
-        self.budget.spend(&request);
         self.start(request)
     }
 
@@ -286,6 +292,7 @@ impl BlockServer {
             return self.answer_now(Status::IoError);
         }
         if self.write_through && work != Work::Flush {
+            self.budget.spend(&self.slot);
             let status = match finish(&self.shared, &mut self.slot, &self.stop) {
                 None => return Ok(Served::NotNow),
                 Some(Status::Ok) => flush_ended(&self.shared, self.shared.backend.flush()),
@@ -324,6 +331,7 @@ impl BlockServer {
     /// Does all that is left of the request at hand, waiting for the disk, and answers it. A worker that is to
     /// stop leaves it where it is.
     fn finish_here(&mut self) -> Result<Served, QueueFault> {
+        self.budget.spend(&self.slot);
         match finish(&self.shared, &mut self.slot, &self.stop) {
             Some(status) => self.answer_now(status),
             None => Ok(Served::NotNow),

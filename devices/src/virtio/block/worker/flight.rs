@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::super::ending::{allocate_ended, finish, flush_ended, is_transient, report};
+use super::super::ending::{finish, flush_ended, is_transient, report};
 use super::super::request::Status;
 use super::super::slot::{Slot, Work};
 use super::BlockServer;
@@ -35,9 +35,13 @@ impl BlockServer {
                 }
             }
             (Work::Flush, result) => flush_ended(&self.shared, result.map(drop)),
-            (Work::Allocate { len, zeros, .. }, result) => {
-                let range = (slot.offset, len);
-                allocate_ended(&self.shared, zeros, range, result.map(drop))
+            (Work::Allocate { .. }, Ok(_)) => Status::Ok,
+            // There may be another way, in which this thread waits.
+            (Work::Allocate { .. }, Err(error)) => {
+                match error.raw_os_error() == Some(libc::EOPNOTSUPP) {
+                    true => return self.finish_flight(slot),
+                    false => report("discard or zero", &error),
+                }
             }
         };
         Some((slot, status))
@@ -55,7 +59,8 @@ impl BlockServer {
     }
 
     /// Does all that is left of a request that has flown, waiting for the disk.
-    fn finish_flight(&self, mut slot: Box<Slot>) -> Option<(Box<Slot>, Status)> {
+    fn finish_flight(&mut self, mut slot: Box<Slot>) -> Option<(Box<Slot>, Status)> {
+        self.budget.spend(&slot);
         match finish(&self.shared, &mut slot, &self.stop) {
             Some(status) => Some((slot, status)),
             None => Self::give_up(&slot),
