@@ -11,6 +11,11 @@ const FLUSH_COST: u64 = 2 << 20;
 /// A discard writes tables and no data: one byte of so many.
 const DISCARD_SHARE: u64 = 16;
 
+/// What a discard of `len` bytes costs.
+pub(super) fn discard_cost(len: u64) -> u64 {
+    len.wrapping_div(DISCARD_SHARE)
+}
+
 /// What is left for one call.
 #[derive(Debug)]
 pub(super) struct Budget {
@@ -39,7 +44,7 @@ impl Budget {
             Work::Allocate {
                 len, zeros: true, ..
             } => len,
-            Work::Allocate { len, .. } => len.wrapping_div(DISCARD_SHARE),
+            Work::Allocate { len, .. } => discard_cost(len),
             Work::Flush => FLUSH_COST,
         };
         self.left = self.left.saturating_sub(bytes.max(LEAST_COST));

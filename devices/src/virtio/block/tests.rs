@@ -182,8 +182,12 @@ impl PageState for Turning {
 
 impl Bench {
     fn new(backend: Failing, features: u64) -> Self {
+        Self::with(backend, features, &BlockOptions::default())
+    }
+
+    fn with(backend: Failing, features: u64, options: &BlockOptions) -> Self {
         let backend = Arc::new(backend);
-        let mut block = Block::over(backend.clone(), false, &BlockOptions::default());
+        let mut block = Block::over(backend.clone(), false, options);
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
         let ram = Arc::new(ram);
         let view = match &backend.turning {
@@ -396,6 +400,30 @@ fn zeros_that_io_uring_cannot_make_are_written_in_steps_and_no_longer_than_asked
             (zeroed.next_multiple_of(STEP), bench.used()),
             (written, used)
         );
+    }
+}
+
+#[test]
+fn zeros_and_discards_count_against_the_limit_by_what_they_name() {
+    // What is more than the bucket holds leaves a debt.
+    for (kind, sectors, answered) in [(0, 0, 2), (13, 16, 1), (11, 16 * 16, 1), (11, 8 * 15, 2)] {
+        let options = BlockOptions {
+            bandwidth: Some(Rate {
+                size: 4096,
+                refill: Duration::from_secs(3600),
+            }),
+            ..BlockOptions::default()
+        };
+        let mut bench = Bench::with(good(), F_FLUSH, &options);
+        let data = match kind {
+            0 => (512, true),
+            _ => (16, false),
+        };
+        segment_of(&bench, sectors, 0);
+        assert_eq!(bench.ask(kind, 0, Some(data)), 0);
+        bench.offer(0, 0, Some((512, true)));
+        bench.worker.on_event(Token(0)).unwrap();
+        assert_eq!(bench.used(), answered, "{kind} {sectors}");
     }
 }
 

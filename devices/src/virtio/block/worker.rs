@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use vmm_sys_util::timerfd::TimerFd;
 
-use super::budget::Budget;
+use super::budget::{Budget, discard_cost};
 use super::ending::{Shared, answer, finish, flush_ended, parts_of};
-use super::request::{HEADER_LEN, ID_LEN, Parts, Request, Status, parse};
+use super::request::{HEADER_LEN, ID_LEN, Parts, Request, RequestError, Status, parse};
 use super::slot::{NO_HIDE_STALE, Slot, Wait, Work};
 use super::uring::Uring;
 use crate::guest_warn;
@@ -172,14 +172,15 @@ impl Server for BlockServer {
             return Ok(Served::NotNow);
         }
         let parts = parts_of(self.slot.chain())?;
-        if let Some(wait) = self.must_wait(&parts) {
+        let request = parse(&parts, &self.shared.limits);
+        if let Some(wait) = self.must_wait(cost(&request, &parts)) {
             // A timer that cannot be set would leave the queue dead; then the limit is not kept.
             if self.timer.reset(wait, None).is_ok() {
                 self.waiting = true;
                 return Ok(Served::NotNow);
             }
         }
-        let request = match parse(&parts, &self.shared.limits) {
+        let request = match request {
             Ok(request) => request,
             Err(error) => {
                 guest_warn!("disk request refused: {error}");
@@ -195,10 +196,18 @@ impl Server for BlockServer {
     }
 }
 
+/// Bytes that count against the limit: those that the host writes or forgets, where the driver only names them.
+fn cost(request: &Result<Request, RequestError>, parts: &Parts) -> u64 {
+    match *request {
+        Ok(Request::WriteZeroes { len, .. }) => len,
+        Ok(Request::Discard { len, .. }) => discard_cost(len),
+        _ => u64::from(parts.given).saturating_add(u64::from(parts.wanted)),
+    }
+}
+
 impl BlockServer {
-    fn must_wait(&self, parts: &Parts) -> Option<Duration> {
+    fn must_wait(&self, bytes: u64) -> Option<Duration> {
         let limiter = self.shared.limiter.as_ref()?;
-        let bytes = u64::from(parts.given).saturating_add(u64::from(parts.wanted));
         let mut limiter = limiter.lock().unwrap_or_else(PoisonError::into_inner);
         limiter.pass(bytes, self.shared.started.elapsed()).err()
     }
