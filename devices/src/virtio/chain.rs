@@ -4,6 +4,8 @@
 //! at again for this request. The list is owned and used again for the next request, so it allocates only
 //! until it has grown to the longest chain seen.
 
+use std::ops::Range;
+
 use super::queue::{MAX_SIZE, QueueFault};
 use super::ring::{Descriptor, Ring};
 use super::segment::{GuestMap, IndirectTable, Segment};
@@ -173,14 +175,28 @@ impl Chain {
     #[cold]
     fn recheck_segments(&self) -> Result<(), QueueFault> {
         let mut result = Ok(());
-        for segment in self.readable().iter().chain(self.writable()) {
-            let (addr, len) = (segment.guest(), u64::from(segment.len()));
-            if !self.view.is_shared(addr, len) {
-                self.view.discard_private(addr..addr.saturating_add(len));
-                result = Err(QueueFault::Memory { addr, len });
-            }
+        for range in self.no_longer_shared() {
+            let (addr, len) = (range.start, range.end.wrapping_sub(range.start));
+            self.view.discard_private(range);
+            result = Err(QueueFault::Memory { addr, len });
         }
         result
+    }
+
+    /// The segments of which pages became private since they were checked.
+    pub(super) fn no_longer_shared(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        let segments = self.readable().iter().chain(self.writable());
+        let is_old = self.view.generation() != self.generation;
+        segments.filter_map(move |segment| {
+            let (addr, len) = (segment.guest(), u64::from(segment.len()));
+            let turned = is_old && !self.view.is_shared(addr, len);
+            turned.then(|| addr..addr.saturating_add(len))
+        })
+    }
+
+    /// The memory of the segments.
+    pub(super) fn view(&self) -> &DmaView {
+        &self.view
     }
 
     /// Replaces the content by the chain of `head`. After an error it is some former chain's.

@@ -14,6 +14,7 @@ pub mod console;
 pub mod device;
 pub mod entropy;
 mod interrupt;
+mod late;
 mod linger;
 pub mod queue;
 mod registers;

@@ -311,6 +311,38 @@ fn flush_after_a_failed_one_never_claims_success_not_even_after_reset() {
 }
 
 #[test]
+fn flush_that_fails_while_the_worker_is_dropped_is_remembered() {
+    let mut backend = good();
+    // A device that knows no fsync(2).
+    let null = std::fs::File::options().write(true).open("/dev/null");
+    backend.file = Some(null.unwrap());
+    let backend = Arc::new(backend);
+    let mut block = Block::over(backend.clone(), false, &BlockOptions::default());
+    for (flies, status) in [(true, 0xee), (false, 1)] {
+        let ram = small_ram();
+        let view = DmaView::all_shared(ram.clone());
+        let (worker, kick) = Bench::activate(&mut block, view, F_FLUSH);
+        let mut bench = Bench {
+            ram,
+            worker,
+            kick,
+            backend: backend.clone(),
+            asked: 0,
+        };
+        bench.offer(4, 0, None);
+        bench.worker.on_event(Token(0)).unwrap();
+        assert_eq!(bench.used(), u16::from(!flies));
+        if flies {
+            // It has failed, and nobody has looked.
+            bench.wait_for(Token(1));
+        }
+        drop(bench.worker);
+        let answer: u8 = bench.ram.read_obj(GuestAddress(STATUS)).unwrap();
+        assert_eq!(answer, status);
+    }
+}
+
+#[test]
 fn host_error_is_ioerr_and_the_worker_lives() {
     let mut backend = good();
     backend.transfer_errno = libc::EIO;
@@ -586,11 +618,13 @@ fn requests_that_io_uring_has_when_the_worker_is_dropped_give_up_what_turned_pri
     let view = DmaView::new(ram.clone(), turning.clone());
     let (mut bench, counters) = flying(view, &ram);
     bench.offer(1, 0, Some((4096, false)));
+    bench.offer(1, 0, Some((4096, false)));
     bench.worker.on_event(Token(0)).unwrap();
-    assert_eq!(counters.submitted.load(Ordering::Relaxed), 1);
+    assert_eq!(counters.submitted.load(Ordering::Relaxed), 2);
     turning.turn();
     assert_eq!(turning.discarded(), []);
     drop(bench.worker);
+    // Once for both.
     assert_eq!(turning.discarded(), [(DATA, 4096)]);
 }
 

@@ -73,7 +73,7 @@ impl Uring {
         *seat = Some(slot);
         // SAFETY: the entry points to the slot's pieces and through them to guest memory. The slot is
         // boxed, so its list does not move, and stays in `flying`, unchanged, until `reap` sees its
-        // completion or `drop` has waited for it; its chain keeps the guest memory mapped. The file is
+        // completion or `drain` has waited for it; its chain keeps the guest memory mapped. The file is
         // the registered one.
         let pushed = unsafe { self.ring.submission().push(&entry) };
         if pushed.is_err() {
@@ -124,10 +124,9 @@ impl Uring {
             return Some((slot, result));
         }
     }
-}
 
-impl Drop for Uring {
-    fn drop(&mut self) {
+    /// Cancels what can be cancelled and waits for the rest. `ended` gets each slot with its result.
+    pub fn drain(&mut self, mut ended: impl FnMut(Box<Slot>, io::Result<usize>)) {
         // What the kernel will not cancel is waited for below.
         let _ = self.submit();
         if self.in_flight() > 0 {
@@ -135,9 +134,8 @@ impl Drop for Uring {
             let _ = self.ring.submitter().register_sync_cancel(None, all);
         }
         while self.in_flight() > 0 {
-            if let Some((slot, _)) = self.reap() {
-                // It may have written to what is private by now; that its queue faults makes no odds any more.
-                let _ = slot.chain().check_after_io();
+            if let Some((slot, result)) = self.reap() {
+                ended(slot, result);
                 continue;
             }
             match self.ring.submit_and_wait(1) {
@@ -152,6 +150,12 @@ impl Drop for Uring {
                 }
             }
         }
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        self.drain(|_, _| ());
     }
 }
 

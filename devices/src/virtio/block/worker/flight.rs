@@ -6,6 +6,7 @@ use super::super::ending::{finish, flush_ended, is_transient, report};
 use super::super::request::Status;
 use super::super::slot::{Slot, Work};
 use super::BlockServer;
+use crate::virtio::late;
 
 impl BlockServer {
     /// After a completion: what is left of the request flies again; or the slot and how it ended. Neither for a
@@ -71,5 +72,28 @@ impl BlockServer {
     fn give_up(slot: &Slot) -> Option<(Box<Slot>, Status)> {
         let _ = slot.chain().check_after_io();
         None
+    }
+}
+
+impl Drop for BlockServer {
+    /// What is in flight ends unanswered.
+    fn drop(&mut self) {
+        let Some(uring) = &mut self.uring else { return };
+        let mut slots = Vec::new();
+        let shared = &self.shared;
+        uring.drain(|slot, result| {
+            // The kernel tells of it once, and the next driver's flush must not claim what is lost. A write that was
+            // to last claims nothing but its own data, and was never said to have ended.
+            if slot.work == Work::Flush
+                && let Err(error) = result
+                && !is_transient(&error)
+                && error.raw_os_error() != Some(libc::ECANCELED)
+            {
+                flush_ended(shared, Err(error));
+            }
+            slots.push(slot);
+        });
+        // They may have written to what is private by now; that their queue faults makes no odds any more.
+        late::give_up(slots.iter().map(|slot| slot.chain()));
     }
 }
