@@ -647,6 +647,21 @@ fn completion_for_a_worker_that_is_to_stop_is_left_to_its_end() {
 }
 
 #[test]
+fn requests_that_io_uring_did_not_take_are_offered_again_after_a_while() {
+    let ram = small_ram();
+    let (mut bench, _) = flying(DmaView::all_shared(ram.clone()), &ram);
+    uring::refusals::REFUSED.set(1);
+    bench.offer(1, 0, Some((4096, false)));
+    bench.worker.on_event(Token(0)).unwrap();
+    // Nothing else will happen.
+    bench.wait_for(Token(2));
+    bench.worker.on_event(Token(2)).unwrap();
+    bench.wait_for(Token(1));
+    bench.worker.on_event(Token(1)).unwrap();
+    assert_eq!(bench.used(), 1);
+}
+
+#[test]
 fn more_work_than_the_budget_is_done_in_several_calls() {
     let mut bench = Bench::new(good(), F_FLUSH);
     for _ in 0..12 {

@@ -92,6 +92,10 @@ impl Uring {
     /// Hands what was pushed to the kernel.
     pub fn submit(&mut self) -> io::Result<()> {
         while self.pushed > 0 {
+            #[cfg(test)]
+            if refusals::is_refused() {
+                return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+            }
             match self.ring.submit() {
                 Ok(count) => {
                     let count = u32::try_from(count).unwrap_or(u32::MAX);
@@ -164,5 +168,21 @@ impl std::fmt::Debug for Uring {
         f.debug_struct("Uring")
             .field("in_flight", &self.in_flight())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+pub(super) mod refusals {
+    use std::cell::Cell;
+
+    thread_local! {
+        /// Submissions of this thread that fail from now on, as if the kernel had no memory.
+        pub static REFUSED: Cell<u32> = const { Cell::new(0) };
+    }
+
+    pub fn is_refused() -> bool {
+        let left = REFUSED.get().checked_sub(1);
+        REFUSED.set(left.unwrap_or_default());
+        left.is_some()
     }
 }

@@ -28,6 +28,8 @@ mod flight;
 const KICK: Token = Token(0);
 const COMPLETION: Token = Token(1);
 const TIMER: Token = Token(2);
+/// When the kernel is asked again to take requests that it had no memory for.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// See the module's text.
 #[derive(Debug)]
@@ -165,10 +167,7 @@ impl Server for BlockServer {
     }
 
     fn serve(&mut self) -> Result<Served, QueueFault> {
-        if self.stop.is_raised() {
-            return Ok(Served::NotNow);
-        }
-        if !self.budget.has_more() {
+        if self.stop.is_raised() || self.waiting || !self.budget.has_more() {
             return Ok(Served::NotNow);
         }
         let parts = parts_of(self.slot.chain())?;
@@ -348,8 +347,13 @@ impl BlockServer {
     }
 
     fn submit(&mut self) {
-        if let Some(Err(error)) = self.uring.as_mut().map(Uring::submit) {
-            guest_warn!("io_uring takes no requests: {error}");
+        let Some(Err(error)) = self.uring.as_mut().map(Uring::submit) else {
+            return;
+        };
+        guest_warn!("io_uring takes no requests: {error}");
+        // Nothing may be in flight whose end would call here again.
+        if !self.waiting {
+            self.waiting = self.timer.reset(AGAIN, None).is_ok();
         }
     }
 
