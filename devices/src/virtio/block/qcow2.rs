@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock};
 
 use imago::FormatAccess;
@@ -16,6 +17,7 @@ use super::layers::Layers;
 use super::open::{DiskOptions, Locked, OpenError};
 use super::request::SECTOR;
 use super::slot::{NO_HIDE_STALE, Slot, Wait, Work};
+use crate::guest_log;
 
 /// Bytes that are copied at once.
 const COPY_LEN: u32 = 256 << 10;
@@ -30,6 +32,8 @@ pub(super) struct Qcow2Disk {
     /// which the library does alone.
     image: RwLock<FormatAccess<Storage>>,
     size: u64,
+    /// Where it is, unless it is only read.
+    written: Option<PathBuf>,
     /// Bytes of a cluster, what a discard gives back at least.
     cluster: u32,
     /// Last, so that it is dropped last: dropping the image writes what it holds back.
@@ -52,6 +56,7 @@ impl Qcow2Disk {
         Ok(Qcow2Disk {
             image: RwLock::new(image),
             size: size.wrapping_sub(size.checked_rem(SECTOR).unwrap_or(0)),
+            written: (!options.read_only).then(|| options.path.clone()),
             cluster,
             _locks: locks,
         })
@@ -59,6 +64,20 @@ impl Qcow2Disk {
 
     fn shared<T>(&self, run: impl FnOnce(&FormatAccess<Storage>) -> T) -> T {
         run(&self.image.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Qcow2Disk {
+    /// The library does this too, and tells nobody where it fails.
+    fn drop(&mut self) {
+        let Some(path) = &self.written else { return };
+        if let Err(error) = self.shared(|image| image.flush()) {
+            let told = format_args!(
+                "disk {path:?}: cannot write its tables at the end, so what was written since the last flush is lost, \
+                 and `qemu-img check -r all {path:?}` may have to repair it: {error}"
+            );
+            guest_log::warn(module_path!(), 0, told);
+        }
     }
 }
 
