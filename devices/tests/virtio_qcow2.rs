@@ -456,6 +456,87 @@ fn refcount_table_that_no_image_needs_is_refused_where_the_image_is_written() {
     Block::open(&reading, &BlockOptions::default()).unwrap();
 }
 
+/// Why an image is refused.
+fn problem(path: &Path) -> String {
+    match open(path).unwrap_err() {
+        OpenError::Qcow2 { source, .. } => source.to_string(),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn image_with_a_table_where_room_counts_as_free_is_refused_where_it_is_written() {
+    let folder = Folder::new();
+    // An L2 table of zeros in cluster 4, and how often each cluster is counted.
+    let image = |counts: [u16; 5]| {
+        let mut image = empty(None);
+        image.resize(5 * CLUSTER as usize, 0);
+        let l1 = 3 * CLUSTER as usize;
+        let entry = (1 << 63) | (4 * CLUSTER);
+        image[l1..l1 + 8].copy_from_slice(&entry.to_be_bytes());
+        for (number, count) in counts.iter().enumerate() {
+            let at = 2 * CLUSTER as usize + 2 * number;
+            image[at..at + 2].copy_from_slice(&count.to_be_bytes());
+        }
+        folder.put("a.qcow2", &image)
+    };
+    let path = image([1; 5]);
+    open(&path).unwrap();
+    for (counts, part) in [
+        ([0, 1, 1, 1, 1], "its header at 0x0 "),
+        ([1, 0, 1, 1, 1], "its refcount table at 0x10000 "),
+        ([1, 1, 0, 1, 1], "a refcount block at 0x20000 "),
+        ([1, 1, 1, 0, 1], "its L1 table at 0x30000 "),
+        ([1, 1, 1, 1, 0], "an L2 table at 0x40000 "),
+    ] {
+        let text = problem(&image(counts));
+        assert!(text.starts_with(part), "{text}");
+        assert!(
+            text.contains("`qemu-img check -r all \"") && text.contains("a.qcow2"),
+            "{text}"
+        );
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let reading = DiskOptions {
+            read_only: true,
+            ..options(&path)
+        };
+        Block::open(&reading, &BlockOptions::default()).unwrap();
+    }
+    // The last one, as it is told to be repaired.
+    let repaired = Command::new("qemu-img")
+        .args(["check", "-q", "-r", "all"])
+        .arg(&path)
+        .status();
+    if repaired.is_ok() {
+        open(&path).unwrap();
+    }
+}
+
+#[test]
+fn table_that_is_longer_than_any_image_needs_is_refused_where_the_image_is_written() {
+    let folder = Folder::new();
+    let mut image = empty(None);
+    image[36..40].copy_from_slice(&u32::MAX.to_be_bytes());
+    let text = problem(&folder.put("a.qcow2", &image));
+    assert!(
+        text.contains("its L1 table has 34359738360 bytes"),
+        "{text}"
+    );
+}
+
+#[test]
+fn copy_as_after_a_kill_before_the_first_flush_is_refused() {
+    let folder = Folder::new();
+    let path = folder.put("a.qcow2", &empty(None));
+    let mut guest = Guest::new(&path);
+    guest.write(0, &pattern(4096, 9));
+    // The file names the new table by now, and does not count it.
+    let text = problem(&folder.put("copy.qcow2", &fs::read(&path).unwrap()));
+    assert!(text.starts_with("an L2 table at "), "{text}");
+    assert_eq!(guest.run(FLUSH, 0, 0), 0);
+    open(&folder.put("copy.qcow2", &fs::read(&path).unwrap())).unwrap();
+}
+
 /// Where QEMU's tool is installed; nothing is shown elsewhere.
 #[test]
 fn images_as_qemu_makes_them_are_taken_again_after_their_tables_have_grown() {
@@ -539,7 +620,12 @@ fn table_that_points_outside_leaves_the_disk_answering() {
     let entry: u64 = 1 << 63 | 1 << 40;
     image[l1..l1 + 8].copy_from_slice(&entry.to_be_bytes());
     let path = folder.put("a.qcow2", &image);
-    let mut guest = Guest::new(&path);
+    let reading = DiskOptions {
+        read_only: true,
+        ..options(&path)
+    };
+    let block = Block::open(&reading, &BlockOptions::default()).unwrap();
+    let mut guest = Guest::with(block, u64::MAX);
     // Zeros or an error, but an answer.
     let status = guest.run(READ, 0, 4096);
     assert!(status < 2, "{status}");

@@ -15,6 +15,7 @@ use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, StorageOpen
 
 use super::header::Header;
 use super::open::{self, DiskOptions, Locked, OpenError};
+use super::refcounts;
 use crate::guest_log;
 
 /// How many images may lie below each other.
@@ -55,7 +56,7 @@ fn open_qcow2(
     let file = open_locked(options, locks)?;
     let header = Header::read(&file).map_err(failed)?;
     if !options.read_only {
-        header.check_refcounts(&file).map_err(failed)?;
+        refcounts::check(&header, &file, &options.path).map_err(failed)?;
     }
     // Without these two the library would look for them itself.
     let builder = Qcow2::<Storage>::builder(storage(file, options)?)
@@ -92,7 +93,7 @@ fn open_backing(
         return Err(OpenError::BackingRefused { path, backing });
     }
     let Some(format) = format else {
-        let remedy = match header.version() {
+        let remedy = match header.version {
             // The library reads no header extensions of version 2, where the format is.
             2 => format!(
                 "its version has no place for that, so give it another with `qemu-img amend -o compat=1.1 {path:?}`"

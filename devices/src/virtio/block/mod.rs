@@ -7,7 +7,7 @@
 //!    ├───── uring      what would block
 //!    └───── disk       the file, or qcow2
 //!             ├─ open    what is opened, how, and under which lock; image: how formats are told apart
-//!             └─ layers  a qcow2 image and those below it; header: what of it is checked here
+//!             └─ layers  a qcow2 image and those below it; header, refcounts: what of it is checked here
 //! limit: bytes and requests per second; budget: how much work in one call
 //! ```
 
@@ -20,6 +20,7 @@ mod layers;
 mod limit;
 mod open;
 mod qcow2;
+mod refcounts;
 mod request;
 mod slot;
 mod uring;

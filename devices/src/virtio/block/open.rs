@@ -196,15 +196,15 @@ impl Drop for Locked {
 /// The format whose mark the file bears.
 pub(super) fn probe(file: &File) -> io::Result<Option<Format>> {
     let mut start = [0; PROBE_LEN];
-    let len = read_start(file, &mut start)?;
+    let len = read_from(file, 0, &mut start)?;
     Ok(Format::of(start.get(..len).unwrap_or_default()))
 }
 
-/// Reads the first bytes of a file, as many as there are.
-pub(super) fn read_start(file: &File, start: &mut [u8]) -> io::Result<usize> {
+/// Reads the bytes of a file from `start` on, as many as there are.
+pub(super) fn read_from(file: &File, start: u64, bytes: &mut [u8]) -> io::Result<usize> {
     let mut done = 0;
-    while let Some(rest) = start.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        let at = u64::try_from(done).unwrap_or(u64::MAX);
+    while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        let at = start.saturating_add(u64::try_from(done).unwrap_or(u64::MAX));
         match file.read_at(rest, at)? {
             0 => break,
             count => done = done.saturating_add(count),

@@ -1,7 +1,8 @@
 //! A qcow2 image behind a disk, with the images that it is based on.
 //!
 //! The format is the library's (`imago`). What is ours: which files are opened and under which locks (see
-//! [`super::layers`]), and the copy between guest memory and the library, which takes plain buffers that nobody
+//! [`super::layers`]), that an image is refused which a killed process left so that writing would harm it (see
+//! [`super::refcounts`]), and the copy between guest memory and the library, which takes plain buffers that nobody
 //! else may write. So a request costs more than with a raw image, and the I/O thread waits for it.
 
 use std::fs::File;
