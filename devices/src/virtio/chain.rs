@@ -194,6 +194,11 @@ impl Chain {
         })
     }
 
+    /// Segments that there is room for, of the longest chain so far.
+    pub(super) fn room(&self) -> usize {
+        self.segments.len()
+    }
+
     /// The memory of the segments.
     pub(super) fn view(&self) -> &DmaView {
         &self.view

@@ -22,6 +22,9 @@ const MAX_PIECES: usize = 1024;
 /// block, so that parts of an aligned request are aligned.
 const STEP: u32 = 4 << 20;
 
+/// Segments, and pieces, of a slot that is kept for further requests: those of half a MiB in pages.
+const KEPT: usize = 128;
+
 /// A `struct iovec` with an exposed address, so that it may change threads.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +93,12 @@ impl Slot {
             end: 0,
             written: 0,
         }
+    }
+
+    /// Whether it has not grown beyond what most requests need. Chains of 1024 segments take 40 KiB, and there are as many
+    /// slots as there were requests in flight.
+    pub fn is_usual(&self) -> bool {
+        self.chain.room() <= KEPT && self.pieces.capacity() <= KEPT
     }
 
     pub fn chain(&self) -> &Chain {

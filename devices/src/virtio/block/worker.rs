@@ -105,7 +105,9 @@ impl BlockWorker {
                 let written = server.answer(&slot, status);
                 slot.chain().check_after_io()?;
                 self.served.queue.add_used(slot.chain().head(), written?);
-                server.spare.push(slot);
+                if slot.is_usual() {
+                    server.spare.push(slot);
+                }
             }
         }
         if server.budget.is_exceeded()

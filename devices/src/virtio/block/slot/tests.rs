@@ -74,3 +74,18 @@ fn request_of_no_more_than_a_step_is_one_call() {
     assert_eq!(calls(&[(4096, 512)], |all| all), [512]);
     assert_eq!(calls(&[(0, MIB), (4096, 3 * MIB)], |all| all), [STEP_LEN]);
 }
+
+#[test]
+fn slot_that_has_grown_is_not_kept() {
+    let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
+    let view = DmaView::all_shared(Arc::new(ram));
+    let map = GuestMap::new(&view);
+    for (count, usual) in [(KEPT, true), (KEPT + 1, false)] {
+        let segments: Vec<_> = (0..count)
+            .map(|_| map.region(0).segment(0, 512).unwrap())
+            .collect();
+        let mut slot = Slot::new(Chain::new(&view));
+        fill(&mut slot.pieces, &segments, 0, u32::MAX);
+        assert_eq!(slot.is_usual(), usual, "{count}");
+    }
+}
