@@ -193,7 +193,7 @@ impl Msix {
     }
 
     /// The device was reset: what it had to say is not said any more. Table and masks are the function's and stay.
-    pub fn forget_pending(&mut self) {
+    pub fn forget_pending(&self) {
         for line in &self.trigger.lines {
             line.pending.store(false, Ordering::SeqCst);
         }
