@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tdvmm::cli::{Cli, Command};
 use tdvmm::config::validate;
-use tdvmm::ending::{BAD_ARGUMENTS, BAD_CONFIG, Ending, HOST_ERROR, TDX_NOT_READY};
+use tdvmm::ending::{BAD_ARGUMENTS, BAD_CONFIG, Ending, HOST_ERROR, TDX_NOT_READY, one_line};
 use tdvmm::machine::run::Prepared;
 use tdvmm::observe::log;
 use tdvmm::payload::{self, file::Limit};
@@ -144,13 +144,7 @@ fn unprinted(error: &io::Error) -> ExitCode {
 
 /// One line: what failed, and its causes after colons.
 fn fail(error: &dyn Error, code: u8) -> ExitCode {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    say(&line);
+    say(&one_line(error));
     ExitCode::from(code)
 }
 

@@ -7,12 +7,13 @@ use serde::Serialize;
 use tdvmm_arch::Gpa;
 use tdvmm_arch::cpuid::CpuidTable;
 use tdvmm_tdx::params::{
-    AskedBy, Gpaw, Identities, Identity, IdentityError, TdAttributes, TdFeature, TdRequest,
-    TscFrequency, Xfam, XfamChoice,
+    AskedBy, Gpaw, Identities, Identity, TdAttributes, TdFeature, TdRequest, TscFrequency, Xfam,
+    XfamChoice,
 };
 
 use super::features;
 use super::{ConfigError, CpusConfig, PlatformConfig, VmConfig};
+use crate::ending::one_line;
 use crate::payload::PayloadError;
 use crate::payload::file::{self, Limit};
 
@@ -53,7 +54,7 @@ impl TdOptions {
         let identity = |key, text: Option<&String>| match text {
             None => Ok(Identity::default()),
             Some(text) => Identity::from_option(text, read_identity)
-                .map_err(|error| wrong(key, text, &chain(&error))),
+                .map_err(|error| wrong(key, text, &one_line(&error))),
         };
         let (attributes, asked_by) = attributes(platform)?;
         Ok(Some(Self {
@@ -182,16 +183,6 @@ fn read_identity(path: &str) -> io::Result<Vec<u8>> {
         PayloadError::Read { source, .. } => source,
         PayloadError::Unusable { problem, .. } => io::Error::other(problem),
     })
-}
-
-fn chain(error: &IdentityError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use super::run_error::RunError;
 use crate::affinity;
 use crate::cli::LaunchOptions;
 use crate::config::{Console, Device, Machine, SerialBackend};
-use crate::ending::{Ending, EndingCell};
+use crate::ending::{Ending, EndingCell, one_line};
 use crate::host_check;
 use crate::kvm::host::Host;
 use crate::kvm::slots::OrdinaryMemory;
@@ -91,8 +91,9 @@ impl Prepared {
                 None => slots::check_prefault().map_err(RunError::Prefault)?,
             }
         }
-        let signals = events::take_signals()?;
+        // Before the signal of a kick, which the parent may have blocked, can come.
         kick::prepare()?;
+        let signals = events::take_signals()?;
         let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
             .map_err(process("make an event file descriptor"))?;
         let endings = Arc::new(EndingCell::new(wake));
@@ -105,8 +106,9 @@ impl Prepared {
                 let calls = Recorder::default();
                 let machine = launch_td::launch(&plan, td, &host, backends, &endings, &calls);
                 // That of a launch that failed is wanted most.
+                let error = machine.as_ref().err().map(|error| one_line(error));
                 let written = transcript.map_or(Ok(()), |(path, file)| {
-                    write_transcript(path, file, td, &calls.transcript())
+                    write_transcript(path, file, td, error, &calls.transcript())
                 });
                 let machine = machine?;
                 written?;
@@ -210,16 +212,21 @@ fn write_transcript(
     path: &Path,
     mut file: File,
     td: &TdPlan,
+    error: Option<String>,
     calls: &Transcript,
 ) -> Result<(), RunError> {
     #[derive(Serialize)]
     struct Written<'a> {
         mrtd: Digest,
+        /// Why the launch failed; not each step of it is a call of TDX.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
         #[serde(flatten)]
         transcript: &'a Transcript,
     }
     let written = Written {
         mrtd: td.mrtd,
+        error,
         transcript: calls,
     };
     serde_json::to_writer_pretty(&mut file, &written)
