@@ -99,8 +99,8 @@ fn stress(
     }
 }
 
-/// What `--full` runs on the newest kernel is built for it in every run, so that a kernel which breaks the module is named
-/// at once.
+/// What `--full` runs on the newest kernel is built for it in every run, so that a kernel which breaks the module, or is
+/// gone, is named at once.
 fn builds_for_newest() -> Case {
     Case {
         name: "tdx-newest-build".to_owned(),

@@ -55,6 +55,7 @@ int tdxe_ve_io(struct kvm_vcpu *vcpu)
  * A touch that the secure or the shared EPT refuses. A TDX module has the guest linear
  * address and the length of the instruction from VMX (Linux refuses the #VE without a
  * kernel GLA), SVM reports neither, so decode the instruction. `ec`: PFERR_* bits.
+ * Departs: the GLA of a fetch is where the instruction starts.
  */
 void tdxe_ve_ept(struct kvm_vcpu *vcpu, u64 ec, gpa_t gpa)
 {
