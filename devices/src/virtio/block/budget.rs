@@ -1,4 +1,4 @@
-//! How much work a worker does in one call for which its thread waits; then others have their turn, and the thread's
+//! How much work a worker does in one call on its own thread; then others have their turn, and the thread's
 //! messages are looked at. What io_uring does costs nothing. One request is served whole, however long it is. Pure.
 
 use super::slot::{Slot, Work};
@@ -37,6 +37,11 @@ impl Budget {
         !self.exceeded
     }
 
+    /// So many bytes were copied without waiting.
+    pub fn spend_bytes(&mut self, bytes: u64) {
+        self.left = self.left.saturating_sub(bytes.max(LEAST_COST));
+    }
+
     /// What is left of a request is done.
     pub fn spend(&mut self, slot: &Slot) {
         let bytes = match slot.work {
@@ -47,7 +52,7 @@ impl Budget {
             Work::Allocate { len, .. } => discard_cost(len),
             Work::Flush => FLUSH_COST,
         };
-        self.left = self.left.saturating_sub(bytes.max(LEAST_COST));
+        self.spend_bytes(bytes);
     }
 
     /// Whether a request had to wait for another call.

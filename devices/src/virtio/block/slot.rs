@@ -22,8 +22,9 @@ const MAX_PIECES: usize = 1024;
 /// block, so that parts of an aligned request are aligned.
 const STEP: u32 = 4 << 20;
 
-/// Segments, and pieces, of a slot that is kept for further requests: those of half a MiB in pages.
-const KEPT: usize = 128;
+/// Segments, and pieces, of a slot that is kept for further requests: those of a MiB in pages, which is what drivers send
+/// at most to a queue of the usual size.
+const KEPT: usize = 256;
 
 /// A `struct iovec` with an exposed address, so that it may change threads.
 #[repr(C)]

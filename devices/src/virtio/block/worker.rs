@@ -144,7 +144,7 @@ impl Worker for BlockWorker {
     fn on_event(&mut self, token: Token) -> Result<(), QueueFault> {
         match token {
             COMPLETION => self.complete()?,
-            // One shot, and never set while `waiting`: it has run out, so this does not wait.
+            // One shot: it has run out, or was set anew for AGAIN, which is not long.
             TIMER if self.server.waiting => {
                 let _ = self.server.timer.wait();
                 self.server.waiting = false;
@@ -269,6 +269,7 @@ impl BlockServer {
             match self.shared.backend.transfer(&self.slot, Wait::No) {
                 Ok(0) => {}
                 Ok(done) => {
+                    self.budget.spend_bytes(done as u64);
                     self.slot.advance(done);
                     if self.slot.left == 0 {
                         self.shared.counters.inline.fetch_add(1, Ordering::Relaxed);
@@ -353,10 +354,9 @@ impl BlockServer {
             return;
         };
         guest_warn!("io_uring takes no requests: {error}");
-        // Nothing may be in flight whose end would call here again.
-        if !self.waiting {
-            self.waiting = self.timer.reset(AGAIN, None).is_ok();
-        }
+        // Nothing may be in flight whose end would call here again. Who waits for the rate limit is called early, and
+        // computes the rest anew.
+        self.waiting |= self.timer.reset(AGAIN, None).is_ok();
     }
 
     fn answer_now(&self, status: Status) -> Result<Served, QueueFault> {
