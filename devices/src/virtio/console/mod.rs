@@ -31,7 +31,8 @@ const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
 const QUEUE_SIZE: u16 = 64;
 
-/// Where a console leads. Called from the console's I/O thread only; must not block.
+/// Where a console leads. Called from the console's I/O thread, or at activation, when there is none; may wait for a
+/// fraction of a second.
 pub trait ConsoleBackend: Send {
     /// Takes bytes, or drops them.
     fn write(&mut self, bytes: &[u8]);

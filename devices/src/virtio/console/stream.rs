@@ -11,6 +11,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::ConsoleBackend;
+use crate::guest_warn;
 
 /// Output that waits for a slow reader.
 const MAX_PENDING: usize = 64 << 10;
@@ -220,7 +221,23 @@ impl SocketServer {
             match self.listener.accept() {
                 // Another may be behind one who cannot be served.
                 Ok((stream, _)) => drop(self.welcome(stream)),
-                Err(_) => return,
+                // Nobody is there, or has gone already.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::WouldBlock
+                            | ErrorKind::Interrupted
+                            | ErrorKind::ConnectionAborted
+                    ) =>
+                {
+                    return;
+                }
+                // For want of files, say. The guest's next output tries again, the listener would do so without end.
+                Err(error) => {
+                    guest_warn!("console: nobody can be let in: {error}");
+                    remove(&self.epoll, &self.listener);
+                    return;
+                }
             }
         }
     }

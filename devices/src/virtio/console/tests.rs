@@ -1,4 +1,4 @@
-//! The worker against a backend that is slow, and one that sees it stopped.
+//! The worker against a backend that is slow.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::worker::{OUTPUT_KICK, PIECE, TURN};
 use super::*;
 use crate::dma::DmaView;
 use crate::virtio::RingAddresses;
-use crate::virtio::device::{Interrupt, Source, StopFlag};
+use crate::virtio::device::{Interrupt, Source};
 use crate::virtio::queue::QueueResources;
 
 #[derive(Debug)]
@@ -118,16 +118,4 @@ fn output_to_a_slow_backend_lets_others_have_their_turn_and_loses_nothing() {
     bench.worker.on_event(OUTPUT_KICK).unwrap();
     assert_eq!((bench.kept(), bench.used()), (text, 1));
     assert!(bench.kick.read().is_err(), "all is done");
-}
-
-#[test]
-fn output_of_a_worker_that_is_to_stop_is_left_where_it_is() {
-    let stop = StopFlag::default();
-    let raised = stop.clone();
-    let mut bench = Bench::new(move || raised.raise());
-    bench.worker.set_stop(stop);
-    let text = bench.say(4 * PIECE);
-    bench.worker.on_event(OUTPUT_KICK).unwrap();
-    assert_eq!((bench.kept(), bench.used()), (text[..PIECE].to_vec(), 0));
-    assert!(bench.kick.read().is_err(), "nobody is to call it again");
 }

@@ -10,7 +10,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use super::{Console, ConsoleBackend, Shared, SharedBackend, lock};
 use crate::guest_warn;
 use crate::virtio::chain::Chain;
-use crate::virtio::device::{Interrupt, Source, StopFlag, Token, Worker};
+use crate::virtio::device::{Interrupt, Source, Token, Worker};
 use crate::virtio::queue::QueueFault;
 use crate::virtio::served::{Served, ServedQueue, Server};
 
@@ -68,9 +68,7 @@ impl ConsoleWorker {
                 chain: output.queue.new_chain(),
                 bytes: Box::new([0; PIECE]),
                 at: 0,
-                turn_began: Instant::now(),
-                cut_short: false,
-                stop: StopFlag::default(),
+                turn: Turn::default(),
             },
             input,
             output,
@@ -107,10 +105,6 @@ impl Worker for ConsoleWorker {
         ]
     }
 
-    fn set_stop(&mut self, stop: StopFlag) {
-        self.writer.stop = stop;
-    }
-
     fn on_event(&mut self, token: Token) -> Result<(), QueueFault> {
         match token {
             INPUT_KICK => {
@@ -120,10 +114,9 @@ impl Worker for ConsoleWorker {
             BACKEND => self.poll_backend(),
             OUTPUT_KICK => {
                 self.output.take_kick();
-                self.writer.turn_began = Instant::now();
-                self.writer.cut_short = false;
+                self.writer.turn = Turn::default();
                 self.output.serve(&mut self.writer)?;
-                if self.writer.cut_short {
+                if self.writer.turn.cut_short {
                     self.output.come_back();
                 }
                 Ok(())
@@ -176,10 +169,23 @@ struct Writer {
     bytes: Box<[u8; PIECE]>,
     /// Bytes of the chain at hand that went to the backend in earlier turns.
     at: u32,
-    turn_began: Instant,
-    /// The turn was over before the queue was empty.
+    turn: Turn,
+}
+
+#[derive(Default)]
+struct Turn {
+    /// When its first piece was at the backend.
+    began: Option<Instant>,
+    /// It was over before the queue was empty.
     cut_short: bool,
-    stop: StopFlag,
+}
+
+impl Turn {
+    /// Whether no more is to be passed on; one piece is in every turn.
+    fn is_over(&mut self) -> bool {
+        self.cut_short = self.began.is_some_and(|began| began.elapsed() >= TURN);
+        self.cut_short
+    }
 }
 
 impl Server for Writer {
@@ -190,11 +196,7 @@ impl Server for Writer {
     fn serve(&mut self) -> Result<Served, QueueFault> {
         let mut backend = lock(&self.backend);
         while self.at < MAX_OUTPUT {
-            if self.stop.is_raised() {
-                return Ok(Served::NotNow);
-            }
-            if self.turn_began.elapsed() >= TURN {
-                self.cut_short = true;
+            if self.turn.is_over() {
                 return Ok(Served::NotNow);
             }
             // Where the driver has changed the chain since the turn before, this is of the chain that is there now.
@@ -203,6 +205,7 @@ impl Server for Writer {
             if piece.is_empty() {
                 break;
             }
+            self.turn.began.get_or_insert_with(Instant::now);
             backend.write(piece);
             let count = u32::try_from(count).unwrap_or(MAX_OUTPUT);
             self.at = self.at.saturating_add(count);
