@@ -14,8 +14,11 @@ use tdvmm::observe::log;
 use tdvmm::payload::{self, file::Limit};
 use tdvmm::plan::secure_boot::Doubt;
 use tdvmm::plan::td::unplaceable;
+use tdvmm::serial::backend::StreamSink;
+use tdvmm::serial::output::StandardStream;
 use tdvmm::serial::terminal;
 use tdvmm::{heap, host_check};
+use tdvmm_devices::serial::SerialSink;
 use tdvmm_firmware::image::Image;
 use tdvmm_firmware::inspect::{self, InspectError};
 use tdvmm_tdx::host::first_failure;
@@ -148,7 +151,8 @@ fn fail(error: &dyn Error, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// One line on standard error, written at once. Where it cannot be written, the exit code has to do.
+/// One line on standard error, written at once. Where nobody reads it, the exit code has to do.
 fn say(line: &str) {
-    let _ = io::stderr().write_all(format!("tdvmm: {line}\n").as_bytes());
+    let mut stderr = StreamSink::new(StandardStream::of(io::stderr()));
+    stderr.write(format!("tdvmm: {line}\n").as_bytes());
 }

@@ -16,7 +16,7 @@ use crate::config::SerialBackend;
 use crate::serial::backend::{ClientSink, FileSink, StreamSink, WithInput};
 use crate::serial::clients::Clients;
 use crate::serial::input::Input;
-use crate::serial::output::StandardOutput;
+use crate::serial::output::StandardStream;
 use crate::serial::terminal::EscapeFilter;
 
 /// Where the port leads.
@@ -51,7 +51,7 @@ pub(super) fn open(backend: &SerialBackend) -> io::Result<Option<SerialEnds>> {
         SerialBackend::Tty => {
             let drained = event()?;
             let sink = WithInput {
-                sink: StreamSink::new(StandardOutput::open()),
+                sink: StreamSink::new(StandardStream::of(io::stdout())),
                 drained: Arc::clone(&drained),
             };
             (Box::new(sink), Source::Stdin { drained })
@@ -123,7 +123,7 @@ fn open_output(path: &Path) -> io::Result<Box<dyn SerialSink>> {
         .write(true)
         .create(true)
         .truncate(true)
-        .custom_flags(libc::O_NONBLOCK)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)?;
     Ok(match file.metadata()?.is_file() {
         true => Box::new(FileSink(file)),

@@ -7,14 +7,16 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Stderr, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::{LevelFilter, Log, Metadata, Record};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::serial::output::StandardStream;
 
 /// Lines that a target may write at once.
 const BURST: u32 = 64;
@@ -44,6 +46,7 @@ pub fn install(verbosity: u8, file: Option<&Path>) -> io::Result<()> {
     let sink = Sink {
         started: Instant::now(),
         out,
+        stderr: LazyLock::new(|| StandardStream::of(io::stderr())),
         limits: Mutex::default(),
     };
     // Only a second call could fail, and then the first sink stays.
@@ -54,6 +57,7 @@ pub fn install(verbosity: u8, file: Option<&Path>) -> io::Result<()> {
 struct Sink {
     started: Instant,
     out: Option<File>,
+    stderr: LazyLock<StandardStream<Stderr>>,
     /// Leaf lock: nothing is called while it is held.
     limits: Mutex<HashMap<String, Limit>>,
 }
@@ -112,12 +116,11 @@ impl Sink {
 }
 
 /// Writes to standard error unless its reader has fallen behind.
-fn write_if_ready(line: &[u8]) -> io::Result<usize> {
-    let stderr = io::stderr();
+fn write_if_ready(stderr: &StandardStream<Stderr>, line: &[u8]) -> io::Result<usize> {
     let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
     match poll(&mut fds, PollTimeout::ZERO) {
         Ok(0) => Ok(0),
-        _ => stderr.lock().write(line),
+        _ => stderr.write_once(line),
     }
 }
 
@@ -150,7 +153,7 @@ impl Log for Sink {
         // One write per line keeps lines of several threads apart.
         let _ = match &self.out {
             Some(file) => (&*file).write(line.as_bytes()),
-            None => write_if_ready(line.as_bytes()),
+            None => write_if_ready(&self.stderr, line.as_bytes()),
         };
     }
 

@@ -12,8 +12,9 @@ use tdvmm_devices::serial::SerialSink;
 use vmm_sys_util::eventfd::EventFd;
 
 /// How long a write waits for a reader that has fallen behind, beside what its bytes take at [`PACE`]. After that, bytes
-/// are dropped until the reader has caught up.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// are dropped until the reader has caught up. A serial line counts as writable when its driver's buffer is nearly empty,
+/// after 330 ms with 115200 baud.
+const PATIENCE: Duration = Duration::from_millis(400);
 
 /// The bytes per millisecond of the slowest reader that loses nothing; a serial line of 115200 baud has somewhat more.
 const PACE: usize = 10;

@@ -1,7 +1,7 @@
 //! Backends of the virtio console that only this process can have: its own terminal, and a new one.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Stdout};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use tdvmm_devices::virtio::console::{ConsoleBackend, ConsoleHandle, Stream};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::backend::StreamSink;
-use super::output::StandardOutput;
+use super::output::StandardStream;
 use super::terminal::EscapeFilter;
 use crate::ending::{Ending, EndingCell};
 
 /// Standard input and output. A reader of the output that falls behind loses some of it.
 #[derive(Debug)]
 pub struct Terminal {
-    output: StreamSink<StandardOutput>,
+    output: StreamSink<StandardStream<Stdout>>,
     /// Waits for standard input; `None` where it cannot be waited for, and so gives nothing.
     input: Option<Epoll>,
     /// Standard input is in that set.
@@ -47,7 +47,7 @@ impl Terminal {
         let stdin = io::stdin();
         let added = epoll.ctl(ControlOperation::Add, stdin.as_raw_fd(), event);
         Ok(Self {
-            output: StreamSink::new(StandardOutput::open()),
+            output: StreamSink::new(StandardStream::of(io::stdout())),
             input: added.is_ok().then_some(epoll),
             reads: true,
             ended: false,

@@ -1,9 +1,9 @@
-//! Standard output, written so that a reader who stalls holds up no thread.
+//! Standard output and standard error, written so that a reader who stalls holds up no thread.
 //!
 //! A terminal that says it is writable may have room for one byte, and a write of more sleeps in the kernel
-//! until somebody reads. O_NONBLOCK on standard output itself would reach whoever else has it, the shell
-//! first of all; so a terminal is opened once more, and that description is ours alone. A pipe or a socket
-//! that is writable takes a piece whole; a file has a position that a second description would not share.
+//! until somebody reads. O_NONBLOCK on the stream itself would reach whoever else has it, the shell first of
+//! all; so a terminal is opened once more, and that description is ours alone. A pipe or a socket that is
+//! writable takes a piece whole; a file has a position that a second description would not share.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -12,26 +12,33 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use rustix::fs::{FileType, fstat, major};
 
-/// Standard output, without the library's buffer.
+/// A standard stream, without the library's buffer.
 #[derive(Debug)]
-pub struct StandardOutput {
-    shared: io::Stdout,
+pub struct StandardStream<S> {
+    shared: S,
     /// Our own description of the terminal. Without one, writes may wait for the reader.
     apart: Option<File>,
 }
 
-impl StandardOutput {
-    /// Opens the terminal that standard output is, if it is one and may be opened.
+impl<S: AsFd> StandardStream<S> {
+    /// Opens the terminal that `shared` is, if it is one and may be opened.
     #[must_use]
-    pub fn open() -> Self {
-        Self {
-            shared: io::stdout(),
-            apart: open_apart(io::stdout().as_fd()),
-        }
+    pub fn of(shared: S) -> Self {
+        let apart = open_apart(shared.as_fd());
+        Self { shared, apart }
+    }
+
+    /// One write, of as much as the stream takes.
+    ///
+    /// # Errors
+    ///
+    /// Those of write(2).
+    pub fn write_once(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(nix::unistd::write(self.as_fd(), bytes)?)
     }
 }
 
-impl AsFd for StandardOutput {
+impl<S: AsFd> AsFd for StandardStream<S> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.apart {
             Some(file) => file.as_fd(),
@@ -40,9 +47,9 @@ impl AsFd for StandardOutput {
     }
 }
 
-impl Write for StandardOutput {
+impl<S: AsFd> Write for StandardStream<S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(nix::unistd::write(self.as_fd(), bytes)?)
+        self.write_once(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -96,7 +103,7 @@ mod tests {
     #[test]
     fn terminal_that_nobody_reads_holds_up_no_writer_and_blocks_for_others_as_before() {
         let (_master, terminal) = terminal();
-        let mut sink = StreamSink::new(StandardOutput {
+        let mut sink = StreamSink::new(StandardStream {
             shared: io::stdout(),
             apart: Some(open_apart(terminal.as_fd()).unwrap()),
         });
