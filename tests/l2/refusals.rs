@@ -50,16 +50,7 @@ pub fn cases() -> Vec<Case> {
         }),
         Case::guest(
             "disk_queues_beyond_the_limit_of_open_files_are_refused",
-            |lab| {
-                let folder = Folder::create()?;
-                let kernel = guest::assemble("hello", &[], folder.path())?;
-                let script = "ulimit -n 256 && exec \"$0\" \"$@\"";
-                let vm = Vm::new("sh", folder)?.args(["-c", script]);
-                let vm = vm.args([&lab.tdvmm()?, &"--kernel".into(), &kernel]);
-                // The limit is looked at before the image.
-                let end = refused_by(vm.args(["--disk", "path=/no/such,num_queues=64"]), false)?;
-                end.expect(BAD_CONFIG, "--disk num_queues=64: the machine needs ")
-            },
+            too_many_queues,
         ),
         Case::needing("unknown_option_is_refused", &[Need::Cc], |lab| {
             let end = refused(lab, &["--frobnicate"], None)?;
@@ -81,18 +72,7 @@ pub fn cases() -> Vec<Case> {
             let end = refused(lab, &[], Some("/no/such/kernel".into()))?;
             end.expect(BAD_CONFIG, "--kernel /no/such/kernel: cannot be read")
         }),
-        Case::needing("kernel_for_another_machine_is_refused", &[], |lab| {
-            let folder = Folder::create()?;
-            let elf = folder.join("elf");
-            let mut head = vec![0; 4096];
-            head[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1]);
-            head[18] = 183;
-            fs::write(&elf, head)?;
-            let end = refused(lab, &[], Some(elf))?;
-            end.expect(BAD_CONFIG, "--kernel ")?;
-            ensure!(end.stderr.contains("another machine"), "{}", end.stderr);
-            Ok(())
-        }),
+        Case::needing("kernel_for_another_machine_is_refused", &[], arm_kernel),
         Case::needing(
             "plan_to_unwritable_output_fails_without_panic",
             &[Need::Cc],
@@ -110,6 +90,31 @@ pub fn cases() -> Vec<Case> {
         ),
     ]);
     cases
+}
+
+/// An ELF file for 64-bit Arm.
+fn arm_kernel(lab: &Lab) -> Result<()> {
+    let folder = Folder::create()?;
+    let elf = folder.join("elf");
+    let mut head = vec![0; 4096];
+    head[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1]);
+    head[18] = 183;
+    fs::write(&elf, head)?;
+    let end = refused(lab, &[], Some(elf))?;
+    end.expect(BAD_CONFIG, "--kernel ")?;
+    ensure!(end.stderr.contains("another machine"), "{}", end.stderr);
+    Ok(())
+}
+
+/// The limit of open files is looked at before the image.
+fn too_many_queues(lab: &Lab) -> Result<()> {
+    let folder = Folder::create()?;
+    let kernel = guest::assemble("hello", &[], folder.path())?;
+    let script = "ulimit -n 256 && exec \"$0\" \"$@\"";
+    let vm = Vm::new("sh", folder)?.args(["-c", script]);
+    let vm = vm.args([&lab.tdvmm()?, &"--kernel".into(), &kernel]);
+    let end = refused_by(vm.args(["--disk", "path=/no/such,num_queues=64"]), false)?;
+    end.expect(BAD_CONFIG, "--disk num_queues=64: the machine needs ")
 }
 
 /// Runs with `arguments` and checks that nothing was created and one line was written.

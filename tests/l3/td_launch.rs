@@ -34,17 +34,19 @@ fn with_parameters<T>(
         let before = context.l1.read(&path)?;
         own.push((path, before));
     }
-    let set = |context: &mut Context<'_>, values: &mut dyn Iterator<Item = (&str, &[u8])>| {
-        values.try_for_each(|(path, value)| context.l1.write(path, 0o644, value))
-    };
-    let paths = own.iter().map(|(path, _)| path.as_str());
-    let values = parameters.iter().map(|(_, value)| value.as_bytes());
-    let result = set(context, &mut paths.zip(values)).and_then(|()| body(context));
-    set(
-        context,
-        &mut own.iter().map(|(path, value)| (path.as_str(), &value[..])),
-    )?;
+    let wanted = own.iter().zip(parameters);
+    let wanted: Vec<(String, Vec<u8>)> = wanted
+        .map(|((path, _), (_, value))| (path.clone(), value.as_bytes().to_vec()))
+        .collect();
+    let result = write_all(context, &wanted).and_then(|()| body(context));
+    write_all(context, &own)?;
     result
+}
+
+fn write_all(context: &mut Context<'_>, files: &[(String, Vec<u8>)]) -> Result<()> {
+    files
+        .iter()
+        .try_for_each(|(path, bytes)| context.l1.write(path, 0o644, bytes))
 }
 
 /// Calls that stop early change neither the measurement nor the TD.
