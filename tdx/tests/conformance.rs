@@ -328,26 +328,24 @@ impl Bench {
     fn inject(&mut self, step: &Step) -> Result<Result<(), i32>, Failed> {
         let faults = &mut self.kernel.faults;
         match step.what.as_deref() {
-            Some("init_vm_eagain") => {
-                for _ in 0..step.count {
-                    faults.faults.push(Fault {
-                        command: Command::InitVm,
-                        skip: 0,
-                        errno: libc::EAGAIN,
-                        hw_error: 0x8000_0203_0000_0000,
-                    });
-                }
-            }
-            Some("finalize_busy") => {
-                for _ in 0..step.count {
-                    faults.faults.push(Fault {
-                        command: Command::FinalizeVm,
-                        skip: 0,
-                        errno: libc::EBUSY,
-                        hw_error: 0x8000_0200_0000_0001,
-                    });
-                }
-            }
+            Some("init_vm_eagain") => faults.faults.extend(vec![
+                Fault {
+                    command: Command::InitVm,
+                    skip: 0,
+                    errno: libc::EAGAIN,
+                    hw_error: 0x8000_0203_0000_0000,
+                };
+                step.count as usize
+            ]),
+            Some("finalize_busy") => faults.faults.extend(vec![
+                Fault {
+                    command: Command::FinalizeVm,
+                    skip: 0,
+                    errno: libc::EBUSY,
+                    hw_error: 0x8000_0200_0000_0001,
+                };
+                step.count as usize
+            ]),
             Some("mem_region") => {
                 let errno = errno_number(step.errno.as_deref().unwrap_or("EAGAIN"))?;
                 faults.page_stops = PageStops::every(step.every, errno);
