@@ -3,6 +3,7 @@
 //! [`CallError`] is one failed call; [`TdxError`] is a failed step of the launch. The errno is the
 //! *source* of a [`CallError`] and is not repeated in its message.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 
@@ -123,8 +124,8 @@ impl fmt::Display for CallError {
     }
 }
 
-impl std::error::Error for CallError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+impl Error for CallError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&self.errno)
     }
 }
@@ -263,10 +264,21 @@ impl TdxError {
     }
 }
 
+/// An error with its causes, as the one line that is said of it.
+#[must_use]
+pub fn one_line(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(": ");
+        line.push_str(&error.to_string());
+        cause = error.source();
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
-    use std::error::Error;
-
     use super::*;
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tdvmm_arch::addr::{Gpa, GpaRange, PAGE_SIZE};
 
-use crate::error::Command;
+use crate::error::{Command, one_line};
 use crate::log::{Measure, MeasurementLog, RegionRecord};
 use crate::pages::Digest;
 
@@ -212,7 +212,7 @@ impl Journal {
         call: Begun,
         region: Option<RegionRecord>,
     ) -> impl FnOnce(&E) {
-        move |error: &E| self.write(call, 0, region, Some(chain(error)))
+        move |error: &E| self.write(call, 0, region, Some(one_line(error)))
     }
 
     fn write(&self, call: Begun, tries: u32, region: Option<RegionRecord>, error: Option<String>) {
@@ -226,17 +226,6 @@ impl Journal {
             error,
         });
     }
-}
-
-/// An error with its causes.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 fn micros(duration: Duration) -> u64 {

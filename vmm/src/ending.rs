@@ -3,7 +3,6 @@
 //! Every end has one line that says why and one exit code; README.md has the table. Codes 148 to 157
 //! keep the meaning that other monitors gave them, 160 to 169 are for TDX.
 
-use std::error::Error;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -26,19 +25,6 @@ pub const TD_LAUNCH_FAILED: u8 = 161;
 pub const TD_UNEXPECTED_MRTD: u8 = 162;
 /// No TDX key id is free.
 pub const TD_NO_KEY_ID: u8 = 165;
-
-/// An error with its causes, as the one line that is said of it.
-#[must_use]
-pub fn one_line(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line.push_str(": ");
-        line.push_str(&error.to_string());
-        cause = error.source();
-    }
-    line
-}
 
 /// Why the machine stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tdvmm::cli::{Cli, Command};
 use tdvmm::config::validate;
-use tdvmm::ending::{BAD_ARGUMENTS, BAD_CONFIG, Ending, HOST_ERROR, TDX_NOT_READY, one_line};
+use tdvmm::ending::{BAD_ARGUMENTS, BAD_CONFIG, Ending, HOST_ERROR, TDX_NOT_READY};
 use tdvmm::machine::run::Prepared;
 use tdvmm::observe::log;
 use tdvmm::payload::{self, file::Limit};
@@ -21,6 +21,7 @@ use tdvmm::{heap, host_check};
 use tdvmm_devices::serial::SerialSink;
 use tdvmm_firmware::image::Image;
 use tdvmm_firmware::inspect::{self, InspectError};
+use tdvmm_tdx::error::one_line;
 use tdvmm_tdx::host::first_failure;
 
 /// Of a file to inspect: firmware has the last 64 MiB below 4 GiB at the most.

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 use tdvmm_arch::Gpa;
 use tdvmm_arch::cpuid::CpuidTable;
+use tdvmm_tdx::error::one_line;
 use tdvmm_tdx::params::{
     AskedBy, Gpaw, Identities, Identity, TdAttributes, TdFeature, TdRequest, TscFrequency, Xfam,
     XfamChoice,
@@ -13,7 +14,6 @@ use tdvmm_tdx::params::{
 
 use super::features;
 use super::{ConfigError, CpusConfig, PlatformConfig, VmConfig};
-use crate::ending::one_line;
 use crate::payload::PayloadError;
 use crate::payload::file::{self, Limit};
 

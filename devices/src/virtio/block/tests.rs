@@ -190,13 +190,17 @@ impl Bench {
     fn with(backend: Failing, features: u64, options: &BlockOptions) -> Self {
         let backend = Arc::new(backend);
         let mut block = Block::over(backend.clone(), false, options);
-        let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
-        let ram = Arc::new(ram);
+        Self::drive(&mut block, backend, features)
+    }
+
+    /// A driver of `block`, which is over `backend`, with memory of its own.
+    fn drive(block: &mut Block, backend: Arc<Failing>, features: u64) -> Self {
+        let ram = small_ram();
         let view = match &backend.turning {
             Some(turning) => DmaView::new(ram.clone(), turning.clone()),
             None => DmaView::all_shared(ram.clone()),
         };
-        let (worker, kick) = Self::activate(&mut block, view, features);
+        let (worker, kick) = Self::activate(block, view, features);
         Bench {
             ram,
             worker,
@@ -295,17 +299,7 @@ fn flush_after_a_failed_one_never_claims_success_not_even_after_reset() {
     backend.flushes.store(1, Ordering::Relaxed);
     let mut block = Block::over(backend.clone(), false, &BlockOptions::default());
     for _ in 0..2 {
-        let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
-        let ram = Arc::new(ram);
-        let view = DmaView::all_shared(ram.clone());
-        let (worker, kick) = Bench::activate(&mut block, view, F_FLUSH);
-        let mut bench = Bench {
-            ram,
-            worker,
-            kick,
-            backend: backend.clone(),
-            asked: 0,
-        };
+        let mut bench = Bench::drive(&mut block, backend.clone(), F_FLUSH);
         assert_eq!(bench.ask(4, 0, None), 1);
         assert_eq!(bench.ask(4, 0, None), 1);
         assert_eq!(bench.ask(0, 0, Some((512, true))), 0, "reads go on");

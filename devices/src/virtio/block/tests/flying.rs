@@ -86,16 +86,7 @@ fn flush_that_fails_while_the_worker_is_dropped_is_remembered() {
     let backend = Arc::new(backend);
     let mut block = Block::over(backend.clone(), false, &BlockOptions::default());
     for (flies, status) in [(true, 0xee), (false, 1)] {
-        let ram = small_ram();
-        let view = DmaView::all_shared(ram.clone());
-        let (worker, kick) = Bench::activate(&mut block, view, F_FLUSH);
-        let mut bench = Bench {
-            ram,
-            worker,
-            kick,
-            backend: backend.clone(),
-            asked: 0,
-        };
+        let mut bench = Bench::drive(&mut block, backend.clone(), F_FLUSH);
         bench.offer(4, 0, None);
         bench.worker.on_event(Token(0)).unwrap();
         assert_eq!(bench.used(), u16::from(!flies));
